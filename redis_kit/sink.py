@@ -1,0 +1,318 @@
+"""Turn a batch of numbered events into one Parquet file. Knows nothing of Redis.
+
+    data/2025_08_07/app.bsky.feed.post/data_20250807_125807_301.parquet
+                                             |               |
+                         time of its first event (UTC)       its number in the collection
+
+A file exists once or not at all, and its name ends in the number it begins with: that number
+plus its rows is the number of the next file. So one look at a folder shows whether something
+is missing, and two writers that both believe to be next meet at one name, and one of them
+loses. What is in the newest file of a collection is all that a new run needs to know.
+
+Refuses to guess types from a batch: each collection has one schema, and an event that does
+not fit it is a row with nulls whose column `event` keeps the truth.
+"""
+
+import errno
+import hashlib
+import os
+import re
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+import polars as pl
+import pyarrow.parquet as pq
+
+from redis_kit.events import BLOCK, COLLECTIONS, FOLLOW, LIKE, POST, REPOST
+from redis_kit.ids import BEFORE_FIRST, StreamId
+
+# 1. Schemas --------------------------------------------------------------------------
+
+# column: (type, where in the event it is found)
+COMMON = {
+    "did": (pl.String, ("did",)),
+    "time_us": (pl.Int64, ("time_us",)),
+    "collection": (pl.String, ("commit", "collection")),
+    "operation": (pl.String, ("commit", "operation")),
+    "rkey": (pl.String, ("commit", "rkey")),
+    "rev": (pl.String, ("commit", "rev")),
+    "cid": (pl.String, ("commit", "cid")),
+    "created_at": (pl.String, ("commit", "record", "createdAt")),
+}
+SUBJECT_POST = {
+    "subject_uri": (pl.String, ("commit", "record", "subject", "uri")),
+    "subject_cid": (pl.String, ("commit", "record", "subject", "cid")),
+    "via_uri": (pl.String, ("commit", "record", "via", "uri")),
+}
+SUBJECT_PERSON = {"subject_did": (pl.String, ("commit", "record", "subject"))}
+OWN = {
+    POST: {
+        "text": (pl.String, ("commit", "record", "text")),
+        "langs": (pl.List(pl.String), ("commit", "record", "langs")),
+        "reply_root_uri": (pl.String, ("commit", "record", "reply", "root", "uri")),
+        "reply_parent_uri": (pl.String, ("commit", "record", "reply", "parent", "uri")),
+        "embed_type": (pl.String, ("commit", "record", "embed", "$type")),
+    },
+    LIKE: SUBJECT_POST,
+    REPOST: SUBJECT_POST,
+    FOLLOW: SUBJECT_PERSON,
+    BLOCK: SUBJECT_PERSON,
+}
+
+
+def rows(collection, batch):
+    """A DataFrame of [(StreamId, event bytes, event as a dict)], in the collection's schema."""
+    columns = COMMON | OWN[collection]
+    series = [
+        pl.Series("stream_id", [str(stream_id) for stream_id, _, _ in batch], pl.String),
+        pl.Series("number", [stream_id.number for stream_id, _, _ in batch], pl.Int64),
+    ]
+    for name, (dtype, path) in columns.items():
+        fits = FITS[dtype]
+        values = [found(event, path) for _, _, event in batch]
+        values = [value if fits(value) else None for value in values]
+        series.append(pl.Series(name, values, dtype))
+    series.append(pl.Series("event", [raw.decode() for _, raw, _ in batch], pl.String))
+    return pl.DataFrame(series)
+
+
+def found(event, path):
+    """What stands at path in the event, None where the way there is not made of objects."""
+    for key in path:
+        event = event.get(key) if isinstance(event, dict) else None
+    return event
+
+
+def is_text(value):
+    """Whether it is text that UTF-8 can hold: JSON may escape half a surrogate pair."""
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+FITS = {
+    pl.String: is_text,
+    pl.Int64: lambda value: type(value) is int and -(2**63) <= value < 2**63,
+    pl.List(pl.String): lambda value: isinstance(value, list) and all(map(is_text, value)),
+}
+
+
+# 2. The directory as a log -----------------------------------------------------------
+
+DAY = re.compile(r"\d{4}_\d{2}_\d{2}")
+FILE = re.compile(r"data_\d{8}_\d{6}_(\d+)\.parquet")
+
+
+class UnreadableFile(Exception):
+    """A Parquet file that stands where ours stand is none of ours; the message names it."""
+
+
+@dataclass(frozen=True)
+class Footer:
+    """What a file says of itself, and what the directory knows of a collection from it."""
+
+    first: StreamId
+    last: StreamId
+    source: str
+    set_begins: int
+
+
+def day_folders(data_dir, newest_first=False):
+    """The folders of days, in the order of their events."""
+    days = [name for name in os.listdir(data_dir) if DAY.fullmatch(name)]
+    return [Path(data_dir, day) for day in sorted(days, reverse=newest_first)]
+
+
+def first_number(path):
+    """The number that a file's name ends in; None if the name is not one of ours."""
+    match = FILE.fullmatch(os.path.basename(path))
+    return int(match[1]) if match else None
+
+
+def newest_file(data_dir, collection):
+    """The file that holds the collection's last number, or None. Looks at one folder only."""
+    for day in day_folders(data_dir, newest_first=True):
+        folder = day / collection
+        if folder.is_dir():
+            ours = [name for name in os.listdir(folder) if first_number(name) is not None]
+            if ours:
+                return folder / max(ours, key=first_number)
+    return None
+
+
+def read_footer(path):
+    """The Footer of one of our files; UnreadableFile if it is none."""
+    try:
+        parquet = pq.read_metadata(path)
+        said = {key.decode(): value.decode() for key, value in parquet.metadata.items()}
+        first, last = StreamId.parse(said["first_id"]), StreamId.parse(said["last_id"])
+        footer = Footer(first, last, said["source"], int(said["set_begins"]))
+    except (OSError, KeyError, ValueError, AttributeError) as error:
+        raise UnreadableFile(f"{path} is not a file of this kit: {error}") from error
+    rows_due = last.number - first.number + 1
+    if parquet.num_rows != rows_due or first.number != first_number(path):
+        raise UnreadableFile(f"{path} does not hold the rows that its name and footer promise")
+    return footer
+
+
+# 3. Durable writes -------------------------------------------------------------------
+
+
+def sync_file(file):
+    """Have the disk itself hold it; on macOS fsync alone stops at the drive's cache."""
+    if hasattr(os, "F_FULLFSYNC"):  # pragma: no cover
+        import fcntl
+
+        fcntl.fcntl(file, fcntl.F_FULLFSYNC)
+    else:
+        os.fsync(file)
+
+
+def sync_path(path):
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        sync_file(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def create_name(temporary, path):
+    """Give a finished file its name; FileExistsError if the name is taken.
+
+    A link refuses a taken name in one step. A file system without links gets two steps,
+    which are safe only because the directory is locked.
+    """
+    try:
+        os.link(temporary, path)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+        if path.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+        os.rename(temporary, path)
+
+
+class ParquetSink:
+    """The data directory: where each collection stands, and how a batch gets there.
+
+    Invariant: `last_id` is on disk and durable. Safe for one writer thread per collection.
+    """
+
+    def __init__(self, data_dir, seam=lambda name: None):
+        self.data_dir, self.seam = Path(data_dir), seam
+        self.newest, self.durable_folders, self.source = {}, set(), None
+
+    def load(self):
+        """Read how far each collection is, and make that durable before it is believed.
+
+        The process that wrote it may have died between the file's name and its fsync.
+        """
+        self.durable_folders.clear()
+        for collection in COLLECTIONS:
+            self.temporary(collection).unlink(missing_ok=True)
+            path = newest_file(self.data_dir, collection)
+            if path is None:
+                self.newest.pop(collection, None)
+                continue
+            self.newest[collection] = read_footer(path)
+            for each in (path, path.parent, path.parent.parent, self.data_dir):
+                sync_path(each)
+
+    def last_id(self, collection):
+        """The ID of the last event that is on disk, BEFORE_FIRST if there is none."""
+        footer = self.newest.get(collection)
+        return footer.last if footer else BEFORE_FIRST
+
+    def newest_set(self):
+        """Name of the set stored last, and the StreamId of its last event; (None, 0-0) at first."""
+        footers = sorted(self.newest.values(), key=lambda footer: footer.last)
+        return (footers[-1].source, footers[-1].last) if footers else (None, BEFORE_FIRST)
+
+    def begin_set(self, source):
+        """From now on, files belong to this set."""
+        self.source = source
+
+    def set_begins(self, collection):
+        """The number of the current set's first event, whether stored or still to come."""
+        footer = self.newest.get(collection)
+        if footer and footer.source == self.source:
+            return footer.set_begins
+        return self.last_id(collection).number + 1
+
+    def write(self, collection, batch):
+        """Store [(StreamId, event bytes, event as a dict)], a file per day; returns their sizes.
+
+        When it returns, the events survive a power loss.
+        """
+        days = groupby(batch, key=lambda entry: entry[0].day)
+        return [self.write_file(collection, list(entries)) for _, entries in days]
+
+    def write_file(self, collection, batch):
+        """The file's content, then its name, then the folder that lists the name."""
+        first, last = batch[0][0], batch[-1][0]
+        footer = Footer(first, last, self.source, self.set_begins(collection))
+        path = self.path(collection, first)
+        self.ensure_folder(path.parent)
+        temporary = self.temporary(collection)
+        # Never opened for overwriting: after a crash it may be another name of a finished file.
+        temporary.unlink(missing_ok=True)
+        try:
+            size = self.write_content(temporary, rows(collection, batch), footer)
+            self.seam("before_rename")
+            create_name(temporary, path)
+            self.seam("after_rename")
+        finally:
+            temporary.unlink(missing_ok=True)
+        sync_path(path.parent)
+        self.newest[collection] = footer
+        return size
+
+    def write_content(self, temporary, frame, footer):
+        said = {
+            "first_id": str(footer.first),
+            "last_id": str(footer.last),
+            "source": footer.source,
+            "set_begins": str(footer.set_begins),
+        }
+        with open(temporary, "xb") as file:
+            frame.write_parquet(file, compression="zstd", metadata=said)
+            file.flush()
+            sync_file(file.fileno())
+            return file.tell()
+
+    def path(self, collection, first):
+        name = f"data_{first.time:%Y%m%d_%H%M%S}_{first.number}.parquet"
+        return self.data_dir / first.day / collection / name
+
+    def temporary(self, collection):
+        return self.data_dir / f".{collection}.tmp"
+
+    def ensure_folder(self, folder):
+        """Make a folder, and have the one above it remember that durably."""
+        if folder in self.durable_folders or folder == self.data_dir:
+            return
+        self.ensure_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync_path(folder.parent)
+        self.durable_folders.add(folder)
+
+    def dead_letter(self, raw, reason):
+        """Keep bytes that are no row, under their SHA-256; True if they were not there yet."""
+        folder = self.data_dir / "dead_letter"
+        self.ensure_folder(folder)
+        path = folder / f"{hashlib.sha256(raw).hexdigest()}.event"
+        if path.exists():
+            return False
+        for name, content in ((path.with_suffix(".reason"), reason.encode() + b"\n"), (path, raw)):
+            with open(name.with_suffix(".tmp"), "wb") as file:
+                file.write(content)
+                file.flush()
+                sync_file(file.fileno())
+            os.replace(name.with_suffix(".tmp"), name)
+        sync_path(folder)
+        return True
