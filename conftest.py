@@ -1,11 +1,12 @@
 """Servers for the tests: real ones, started on free ports, each with files of its own.
 
-What is marked `every_server` by its fixtures runs on each server program that is at hand:
-redis-server or valkey-server from PATH, Valkey from its wheel, and on Linux Redis 6.2.
+A test that asks for url, client, kit or own_server runs on each server program that is at
+hand: redis-server or valkey-server from PATH, Valkey from its wheel, and on Linux Redis 6.2.
 """
 
 import importlib.util
 import itertools
+import os
 import shutil
 import signal
 from pathlib import Path
@@ -16,7 +17,9 @@ import redis
 from redis_kit import server, streams
 from tests.kit import Kit
 
-PORTS = itertools.count(21_000)
+# Workers of pytest-xdist must not look at the same free port.
+WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
+PORTS = itertools.count(21_000 + 500 * WORKER)
 QUICK = ("--appendonly", "yes", "--appendfsync", "everysec", "--save", "")
 
 
@@ -34,7 +37,15 @@ PROGRAMS = programs()
 
 
 def pytest_addoption(parser):
+    parser.addoption("--servers", type=int, default=9, help="use only the first N server programs")
     parser.addoption("--times", type=int, default=1, help="run each fault test N times")
+
+
+def pytest_configure(config):
+    for name in list(PROGRAMS)[config.option.servers :]:
+        del PROGRAMS[name]
+    # tests/run.sh passes Ctrl+C on as SIGTERM: the servers are to be ended then, too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def pytest_report_header(config):

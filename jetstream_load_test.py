@@ -23,6 +23,11 @@ Whoever notices trouble ends the pass, for all stages; the next pass starts behi
 disk. A crash, a flushed server, a lost reply and a full disk are one case.
 """
 
+from redis_kit import preflight
+
+if __name__ == "__main__":
+    preflight.check()
+
 import errno
 import json
 import os
@@ -43,7 +48,7 @@ from redis_kit.ids import BEFORE_FIRST
 from redis_kit.owner import RENEW_SECONDS, Owner, Refused
 from redis_kit.results import summarize, tree, write_summary
 from redis_kit.server import safe_url
-from redis_kit.settings import NO_SERVER, parse_settings, seams_from_environment
+from redis_kit.settings import NO_SERVER, can_redraw, parse_settings, seams_from_environment
 from redis_kit.sink import ParquetSink, UnreadableFile
 from redis_kit.streams import Trouble
 from redis_kit.telemetry import Tally, TelemetryCollector
@@ -333,7 +338,7 @@ class LoadTest:
         self.settings, self.client, self.owner = settings, client, owner
         self.sink, self.seam = sink, seam
         self.tally, self.alarm, self.patience = Tally(), Alarm(), Patience(settings.give_up_seconds)
-        self.telemetry = TelemetryCollector(self.tally)
+        self.telemetry = TelemetryCollector(self.tally, sys.stdout, can_redraw(sys.stdout))
         self.stop, self.stopped_by, self.renewed = threading.Event(), None, 0.0
         self.firehose, self.set_begins, self.published_index = None, {}, 0
         self.elapsed = 0.0
@@ -506,12 +511,14 @@ def conclude(load_test, server):
     )
     write_summary(settings.summary_path, summary)
     now = load_test.tally.snapshot(load_test.elapsed)
-    print("\n" + telemetry.final_page(now))
-    print(telemetry.further_lines(summary, load_test.tally))
-    print("\n" + telemetry.audit_page(counts))
-    print("\n" + tree(settings.data_dir))
-    print("\n" + telemetry.verdict(summary, load_test.stopped_by))
-    print(f"📄 Summary: {settings.summary_path}")
+    verdict = telemetry.verdict(summary, load_test.stopped_by)
+    pages = [
+        f"\n{telemetry.final_page(now)}\n{telemetry.further_lines(summary, load_test.tally)}",
+        telemetry.audit_page(counts),
+        tree(settings.data_dir),
+        f"{verdict}\n📄 Summary: {settings.summary_path}\n",
+    ]
+    telemetry.show("\n\n".join(pages), sys.stdout)
     if summary["lost"] or summary["duplicated"]:
         return 3
     return 128 + load_test.stopped_by if load_test.stopped_by else 0
@@ -537,6 +544,7 @@ def prepare(settings):
 
 def print_events(settings):
     """The events that the flags define, one a line; needs no server."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # whoever reads may have seen enough
     seed = settings.seed if settings.seed is not None else int(time.time()) - EPOCH_US // 10**6
     firehose = Firehose(seed, settings.rate, settings.mix, settings.events_per_collection)
     for _, _, _, raw in firehose.events(dict.fromkeys(COLLECTIONS, 0)):
@@ -545,6 +553,7 @@ def print_events(settings):
 
 
 def main():
+    sys.stdout.reconfigure(errors="replace")  # an ASCII terminal shows ? for an emoji
     settings = parse_settings(ABOUT, EPILOG)
     if settings.print_events:
         return print_events(settings)

@@ -66,7 +66,32 @@ check() {
     found uv "$(uv --version 2>/dev/null || true)" "not found"
     found Python "$(base_python || true)" "none from 3.11 on"
     found "Redis on PATH" "$(command -v redis-server || command -v valkey-server || true)" "none"
-    say "   6379             $(port_state)"
+    found "Port 6379" "$(port_state)" ""
+    found "→ will use" "$(planned_python), $(planned_server)" ""
+}
+
+planned_python() {
+    if [ -n "$PYTHON" ]; then
+        say "$PYTHON"
+    elif [ -n "${VIRTUAL_ENV:-}" ]; then
+        say "$VIRTUAL_ENV"
+    elif [ -n "$(conda_python)" ]; then
+        say "the conda environment $ENV_NAME"
+    else
+        say "an environment in .venv"
+    fi
+}
+
+planned_server() {
+    if [ -n "${REDIS_URL:-}" ]; then
+        say "the server that you named"
+    elif find_compose; then
+        say "Redis in a container"
+    elif command -v redis-server || command -v valkey-server; then
+        return
+    else
+        say "the embedded server"
+    fi
 }
 
 found() { # what, what was found, what to say otherwise
@@ -124,7 +149,7 @@ main() {
     trap leave EXIT
     step 1 check check
     step 2 install install
-    step 3 server start
+    step 3 "server start" start
     step 4 "server test" run_child "$PYTHON" test_redis_server.py
     step 5 "load test" run_child "$PYTHON" jetstream_load_test.py ${ARGS[@]+"${ARGS[@]}"} || status=$?
     case "$status" in

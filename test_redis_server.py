@@ -13,6 +13,11 @@ only, and they are gone afterwards, also after Ctrl+C. Ends with status 1 and th
 check that failed, 2 if no server was named or none is there.
 """
 
+from redis_kit import preflight
+
+if __name__ == "__main__":
+    preflight.check()
+
 import argparse
 import json
 import signal
@@ -302,6 +307,7 @@ def test_records(text_client):
 
 
 def main():
+    sys.stdout.reconfigure(errors="replace")  # an ASCII terminal shows ? for an emoji
     parser = settings.OneLineParser(
         description="Checks that a Redis server is there and does what the kit relies on.",
         epilog="Exit status: 0 all checks passed, 1 one failed, 2 no server.",
@@ -313,6 +319,7 @@ def main():
     if not url:
         parser.error(settings.NO_SERVER)
     print(f"🚀 Redis Server Test Script\n{'=' * 50}")
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         client = connect(url)

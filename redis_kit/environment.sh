@@ -39,15 +39,15 @@ run_child() {
     return "$status"
 }
 
-on_signal() { # exit status, name of the signal
+on_signal() { # exit status
     SIGNALLED=$1
     [ -n "$CHILD" ] || exit "$1"
-    kill -s "$2" -- "-$CHILD" 2>/dev/null || true
+    kill -s TERM -- "-$CHILD" 2>/dev/null || true # each of our children drains on SIGTERM, too
 }
 
 listen_for_signals() {
-    trap 'on_signal 130 INT' INT
-    trap 'on_signal 143 TERM' TERM HUP
+    trap 'on_signal 130' INT
+    trap 'on_signal 143' TERM HUP
 }
 
 leave_if_signalled() { [ -z "$SIGNALLED" ] || exit "$SIGNALLED"; }
@@ -144,7 +144,4 @@ install_requirements() {
     cp "$file" "$stamp"
 }
 
-has_packages() {
-    "$PYTHON" -c 'from importlib.util import find_spec as has
-raise SystemExit(not all(map(has, "redis hiredis polars pyarrow pytest libipld orjson".split())))'
-}
+has_packages() { (cd "$KIT" && "$PYTHON" -m redis_kit.preflight); }

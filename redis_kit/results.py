@@ -125,8 +125,8 @@ def sample_rows(data_dir):
         path = newest_file(data_dir, collection)
         if path:
             own = next(iter(OWN[collection]))
-            frame = pl.read_parquet(path, columns=["number", "created_at", "did", own]).tail(3)
-            with pl.Config(tbl_hide_dataframe_shape=True, fmt_str_lengths=40, tbl_width_chars=110):
+            frame = pl.read_parquet(path, columns=["number", "created_at", own]).tail(3)
+            with pl.Config(tbl_hide_dataframe_shape=True, fmt_str_lengths=40, tbl_width_chars=90):
                 return f"Three rows of {path}:\n{frame}"
     return "No rows"
 

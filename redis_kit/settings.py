@@ -168,6 +168,11 @@ def named_server(redis_url=None):
     return redis_url or os.environ.get("REDIS_URL") or server.noted_url()
 
 
+def can_redraw(out):
+    """Whether a page can be drawn again in place: on a terminal that is more than a typewriter."""
+    return out.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+
+
 def seams_from_environment():
     """The seams as KIT_CRASH and KIT_SLOW ask for them; ValueError if they make no sense."""
     return Seams(os.environ.get("KIT_CRASH", ""), os.environ.get("KIT_SLOW", ""))

@@ -14,6 +14,7 @@ not fit it is a row with nulls whose column `event` keeps the truth.
 """
 
 import errno
+import fcntl
 import hashlib
 import os
 import re
@@ -163,14 +164,12 @@ def read_footer(path):
 # 3. Durable writes -------------------------------------------------------------------
 
 
-def sync_file(file):
+def sync_file(descriptor):
     """Have the disk itself hold it; on macOS fsync alone stops at the drive's cache."""
-    if hasattr(os, "F_FULLFSYNC"):  # pragma: no cover
-        import fcntl
-
-        fcntl.fcntl(file, fcntl.F_FULLFSYNC)
+    if hasattr(fcntl, "F_FULLFSYNC"):
+        fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
     else:
-        os.fsync(file)
+        os.fsync(descriptor)
 
 
 def sync_path(path):

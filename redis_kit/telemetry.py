@@ -3,10 +3,9 @@
 A page is a pure function of a Snapshot: the same figures give the same text.
 """
 
+import contextlib
 import math
-import os
 import queue
-import sys
 import threading
 import time
 from collections import Counter, defaultdict, deque
@@ -259,6 +258,13 @@ def verdict(summary, stopped_by):
 # 3. The thread that prints -----------------------------------------------------------
 
 
+def show(text, out):
+    """Print, unless nobody reads any more: `| head` must not end a run."""
+    with contextlib.suppress(BrokenPipeError):
+        out.write(text)
+        out.flush()
+
+
 class Screen:
     """Prints lines and one page that is redrawn in place; only the telemetry thread calls it."""
 
@@ -271,8 +277,7 @@ class Screen:
         text = "".join(line + "\n" for line in [*lines, page] if line)
         self.height = page.count("\n") + 1 if page and self.redraws else 0
         if erase + text:
-            self.out.write(erase + text)
-            self.out.flush()
+            show(erase + text, self.out)
 
 
 class TelemetryCollector:
@@ -280,8 +285,7 @@ class TelemetryCollector:
 
     LINE_SECONDS, RATE_SECONDS = 5, 10
 
-    def __init__(self, tally, out=sys.stdout):
-        redraws = out.isatty() and os.environ.get("TERM") != "dumb"
+    def __init__(self, tally, out, redraws=False):
         self.tally, self.screen = tally, Screen(out, redraws)
         self.messages, self.history = queue.SimpleQueue(), deque([Snapshot()])
         self.began = time.monotonic()

@@ -1,7 +1,6 @@
 """Runs jetstream_load_test.py as a person would, and looks at what it left.
 
-What was stored is checked without the kit's own audit: the events come from --print-events,
-the rows from plain polars.
+What was stored is checked without the kit's own audit: the rows come from plain polars.
 """
 
 import json
@@ -13,6 +12,9 @@ import time
 from pathlib import Path
 
 import polars as pl
+
+from redis_kit.events import COLLECTIONS, Firehose
+from redis_kit.settings import parse_settings
 
 ROOT = Path(__file__).resolve().parent.parent
 SEED = "60000000"
@@ -87,15 +89,14 @@ class Kit:
 
     def assert_exactly_once(self, *flags):
         """Each event that the flags define is one row, in order, and there is no other row."""
-        printed = subprocess.run(
-            [sys.executable, self.script, *flags, "--print-events"],
-            capture_output=True, text=True, cwd=ROOT, check=True,
-        ).stdout.splitlines()  # fmt: skip
-        numbers, wanted = {}, []
-        for event in printed:
-            collection = json.loads(event)["commit"]["collection"]
-            numbers[collection] = numbers.get(collection, 0) + 1
-            wanted.append((collection, numbers[collection], event))
+        settings = parse_settings("", argv=list(flags))
+        firehose = Firehose(
+            settings.seed, settings.rate, settings.mix, settings.events_per_collection
+        )
+        wanted = [
+            (collection, number, raw.decode())
+            for _, collection, number, raw in firehose.events(dict.fromkeys(COLLECTIONS, 0))
+        ]
         rows = self.rows()
         assert len(rows) == len(wanted)
         assert sorted(rows) == sorted(wanted)

@@ -30,10 +30,9 @@ def numbers(ids):
     return {int(each.split("-")[1]) for each in ids}
 
 
-@pytest.mark.parametrize("passage", [1, 4])
 @pytest.mark.parametrize("seam", SEAMS)
-def test_dying_at_a_seam_neither_loses_nor_repeats_events(kit, seam, passage):
-    died = kit.run(*SMALL, crash=f"{seam}:{passage}")
+def test_dying_at_a_seam_neither_loses_nor_repeats_events(kit, seam):
+    died = kit.run(*SMALL, crash=f"{seam}:{random.randint(1, 9)}")
     assert died.status == 137 and died.summary is None, died
 
     again = kit.run(*SMALL)
@@ -52,14 +51,14 @@ def test_at_after_append_the_entries_are_in_the_stream_and_no_writer_has_more(ki
 
 
 def test_at_after_read_entries_are_pending_and_no_file_has_them(kit):
-    kit.run(*SMALL, crash="after_read:1")
+    kit.run(*PACED, crash="after_read:1")
 
     assert pending_ids(kit.url, "app.bsky.feed.post")
     assert kit.files() == []
 
 
 def test_at_before_rename_only_the_temporary_file_exists(kit):
-    kit.run(*SMALL, crash="before_rename:1")
+    kit.run(*PACED, crash="before_rename:1")
 
     assert kit.files() == []
     assert [path.name for path in kit.data_dir.glob(".*.tmp")] == [".app.bsky.feed.post.tmp"]
@@ -67,14 +66,14 @@ def test_at_before_rename_only_the_temporary_file_exists(kit):
 
 
 def test_at_after_rename_the_file_exists_and_its_entries_are_pending(kit):
-    kit.run(*SMALL, crash="after_rename:1")
+    kit.run(*PACED, crash="after_rename:1")
 
     assert [in_order(path) for path in kit.files()] == [("app.bsky.feed.post", 1)]
     assert numbers(pending_ids(kit.url, "app.bsky.feed.post")) >= set(range(1, 101))
 
 
 def test_at_after_ack_the_file_exists_and_its_entries_are_settled(kit):
-    kit.run(*SMALL, crash="after_ack:1")
+    kit.run(*PACED, crash="after_ack:1")
 
     assert in_order(kit.files()[0]) == ("app.bsky.feed.post", 1)
     assert not numbers(pending_ids(kit.url, "app.bsky.feed.post")) & set(range(1, 101))
