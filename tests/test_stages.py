@@ -195,9 +195,11 @@ def test_entries_that_no_read_finds_end_the_pass(client, sink, tally, monkeypatc
     source = ingestion(client, sink, tally)
     source.append(entries(1, 5))
     client.xreadgroup(GROUP, "writer", {KEY: ">"})
+    found = writer(client, sink, tally)
+    threading.Timer(5, found.alarm.ring, [None]).start()  # else it would wait for ever
 
     with pytest.raises(Trouble, match="none is found"):
-        writer(client, sink, tally).run(source, threading.Event())
+        found.run(source, threading.Event())
 
 
 def test_a_batch_that_is_not_full_is_written_after_a_while(client, sink, tally):
