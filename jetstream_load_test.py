@@ -41,16 +41,14 @@ from itertools import islice
 import redis
 
 from redis_kit import streams, telemetry
-from redis_kit.alarm import Alarm, Patience, attempt, start
+from redis_kit.alarm import Alarm, Patience, Refused, Trouble, attempt, explain, start
 from redis_kit.audit import audit
 from redis_kit.events import COLLECTIONS, EPOCH_US, BadEvent, Firehose, read_event
 from redis_kit.ids import BEFORE_FIRST
-from redis_kit.owner import RENEW_SECONDS, Owner, Refused
+from redis_kit.owner import RENEW_SECONDS, Owner
 from redis_kit.results import summarize, tree, write_summary
-from redis_kit.server import safe_url
 from redis_kit.settings import NO_SERVER, can_redraw, parse_settings, seams_from_environment
-from redis_kit.sink import ParquetSink, UnreadableFile
-from redis_kit.streams import Trouble
+from redis_kit.sink import ParquetSink, by_day
 from redis_kit.telemetry import Tally, TelemetryCollector
 
 END = None
@@ -174,17 +172,18 @@ class DataIngestion:
         self.bytes_before_asking -= needed
         if self.bytes_before_asking > 0:
             return
-        left = streams.memory_left(self.client, MEMORY_SHARE)
-        while left is not None and left < needed and any(map(self.unread, COLLECTIONS)):
+        while (left := streams.memory_left(self.client, MEMORY_SHARE)) is not None:
+            if left >= needed:
+                break
+            streams.trim_stored(self.client, self.sink.last_id)
+            if not any(map(self.unread_count, COLLECTIONS)):
+                break
             self.hurry.set()
-            for collection in COLLECTIONS:
-                streams.trim_stored(self.client, collection, self.sink.last_id(collection))
             self.wait(0.05)
-            left = streams.memory_left(self.client, MEMORY_SHARE)
         self.hurry.clear()
         self.bytes_before_asking = min(left // 2, 2**24) if left is not None else 2**24
 
-    def unread(self, collection):
+    def unread_count(self, collection):
         return self.appended[collection].number - self.sink.last_id(collection).number
 
     def wait(self, seconds):
@@ -201,12 +200,13 @@ class DataWriter:
     Invariant: self.batch continues the files of this collection, number by number.
     """
 
-    def __init__(self, client, collection, sink, tally, alarm, seam, batch_size=100,
-                 flush_seconds=30.0):  # fmt: skip
+    def __init__(
+        self, client, collection, sink, tally, alarm, seam, batch_size=100, flush_seconds=30.0
+    ):
         self.client, self.collection, self.sink, self.tally = client, collection, sink, tally
         self.alarm, self.seam = alarm, seam
         self.batch_size, self.flush_seconds = batch_size, flush_seconds
-        self.batch, self.batch_began, self.found = [], 0.0, 0
+        self.batch, self.batch_began = [], 0.0
 
     def settle(self):
         """Store what earlier passes left: our pending entries, then all else in the stream."""
@@ -277,10 +277,15 @@ class DataWriter:
             collection, time_us, event = read_event(fields.get(streams.FIELD, b""))
         except BadEvent:
             return None
-        due = self.newest().following(time_us).millisecond
-        known = stream_id <= self.last_id()
-        ours = collection == self.collection and (known or stream_id.millisecond == due)
-        return event if ours else None
+        newest = self.newest()
+        due, ahead = newest.following(time_us).millisecond, stream_id.number - newest.number
+        if stream_id <= self.last_id():
+            fits = True
+        elif ahead == 1:
+            fits = stream_id.millisecond == due
+        else:  # behind a hole, where a clock may have stepped back
+            fits = ahead > 1 and stream_id.millisecond >= due
+        return event if fits and collection == self.collection else None
 
     def keep(self, stream_id, raw, event):
         if not self.batch:
@@ -293,9 +298,11 @@ class DataWriter:
         """Disk first, acknowledgement second; never the other way round."""
         if not self.batch:
             return
+        for part in by_day(self.batch):
+            size = self.sink.write(self.collection, part)
+            last_number = part[-1][0].number
+            self.tally.wrote(self.sink.source, self.collection, last_number, len(part), size)
         stream_ids = [stream_id for stream_id, _, _ in self.batch]
-        sizes = self.sink.write(self.collection, self.batch)
-        self.tally.wrote(self.sink.source, self.collection, stream_ids, sizes)
         streams.acknowledge(self.client, self.collection, stream_ids)
         self.seam("after_ack")
         self.batch = []
@@ -318,7 +325,8 @@ class DataWriter:
 
     def newest(self):
         """The ID of the last event that is on disk or in the batch."""
-        return self.batch[-1][0] if self.batch else self.last_id()
+        batch = self.batch  # once: the main thread asks, too
+        return batch[-1][0] if batch else self.last_id()
 
     def overdue(self):
         return bool(self.batch) and time.monotonic() - self.batch_began >= self.flush_seconds
@@ -366,20 +374,25 @@ class LoadTest:
             attempt(self.alarm, self.run_pass, source)
             if self.alarm.error is None:
                 return
-            self.explain_end(self.alarm.error)
-            if self.patience.exhausted() or (self.stop.is_set() and self.published_is_stored()):
+            self.refuse_or_count(self.alarm.error)
+            gives_up = self.patience.exhausted()
+            next_step = "giving up" if gives_up else "starting again from what is on disk"
+            reason = explain(self.alarm.error)
+            self.telemetry.say(f"⚠️  Pass {self.tally.passes} ended: {reason}; {next_step}")
+            if gives_up or (self.stop.is_set() and self.published_is_stored()):
                 return
             pause = min(2 * pause, LONGEST_PAUSE) if progress == self.tally.progress() else 0.1
             progress = self.tally.progress()
-            time.sleep(pause)
+            # A stop cuts the pause short, once.
+            (threading.Event() if self.stop.is_set() else self.stop).wait(pause)
             self.patience.look(progress)
 
     def run_pass(self, source):
         """One life of all stages, joined in the order in which events flow."""
         alarm = self.alarm
         self.tally.passes += 1
-        set_name = self.owner.claim(self.client)
         self.sink.load()
+        set_name = self.claim()
         self.sink.begin_set(set_name or self.tally.set_name or "unknown")
         writers = [self.writer(collection) for collection in COLLECTIONS]
         self.attend([start(alarm, writer.settle) for writer in writers])
@@ -399,8 +412,18 @@ class LoadTest:
         self.attend(into, work_waits)
         ingested.set()
         self.attend(out_of, work_waits)
-        if not alarm.is_set() and any(map(ingestion.unread, COLLECTIONS)):
+        if not alarm.is_set() and any(map(ingestion.unread_count, COLLECTIONS)):
             raise Trouble("not everything that was appended is on disk")
+
+    def claim(self):
+        """Own the streams, also when they have filled the server's memory with what is stored."""
+        try:
+            return self.owner.claim(self.client)
+        except redis.exceptions.OutOfMemoryError:
+            if not self.owner.owns_streams(self.client):
+                raise
+            streams.trim_stored(self.client, self.sink.last_id)
+            return self.owner.claim(self.client)
 
     def ingestion(self, events_queue):
         return DataIngestion(
@@ -425,10 +448,12 @@ class LoadTest:
                 f"{self.settings.data_dir} holds events up to {end.time:%Y-%m-%d %H:%M:%S} UTC of "
                 f"another set ({name}): choose another --data-dir for --seed {firehose.seed}"
             )
-        if self.firehose is None:
-            self.telemetry.say(f"🌱 Seed {firehose.seed}: {len(firehose):,} events")
         self.sink.begin_set(firehose.name)
         self.owner.name_set(self.client, firehose.name)
+        if self.firehose is None:
+            self.telemetry.say(
+                f"🌱 {len(firehose):,} events; after a crash --seed {firehose.seed} completes them"
+            )
         self.firehose, self.tally.set_name = firehose, firehose.name
         self.tally.due.clear()
         behind = {}
@@ -438,6 +463,8 @@ class LoadTest:
             behind[collection] = last + 1 - self.set_begins[collection]
             self.tally.begin("published", collection, behind[collection])
             self.tally.begin("ingested", collection, last)
+            # Appended without a reply, and settled by this pass.
+            self.tally.reach("ingested", collection, last)
         return behind
 
     def attend(self, threads, work_waits=lambda: True):
@@ -452,20 +479,13 @@ class LoadTest:
                     self.renewed = time.monotonic()
                     attempt(self.alarm, self.owner.renew, self.client)
 
-    def explain_end(self, error):
-        """Say why the pass ended; what no further pass can mend ends the run."""
-        if self.tally.passes == 1 and isinstance(error, Refused | UnreadableFile):
+    def refuse_or_count(self, error):
+        """Before the source has begun a run can still be refused; later, passes go on."""
+        if self.firehose is None and isinstance(error, Refused):
             raise Refused(str(error)) from error
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
             self.patience.forgive()
         self.tally.failures += 1
-        expected = isinstance(
-            error, Trouble | Refused | UnreadableFile | OSError | redis.RedisError
-        )
-        reason = str(error) if expected else f"{type(error).__name__}: {error}"
-        self.telemetry.say(
-            f"⚠️  Pass {self.tally.passes} ended: {reason}; starting again from what is on disk"
-        )
 
     def published_is_stored(self):
         published = self.tally.reached["published"]
@@ -509,14 +529,13 @@ def conclude(load_test, server):
     summary = summarize(
         settings, server, load_test.firehose, load_test.tally, counts, load_test.elapsed
     )
-    write_summary(settings.summary_path, summary)
     now = load_test.tally.snapshot(load_test.elapsed)
     verdict = telemetry.verdict(summary, load_test.stopped_by)
     pages = [
         f"\n{telemetry.final_page(now)}\n{telemetry.further_lines(summary, load_test.tally)}",
         telemetry.audit_page(counts),
         tree(settings.data_dir),
-        f"{verdict}\n📄 Summary: {settings.summary_path}\n",
+        f"{verdict}\n{write_summary(settings.summary_path, summary)}\n",
     ]
     telemetry.show("\n\n".join(pages), sys.stdout)
     if summary["lost"] or summary["duplicated"]:
@@ -528,14 +547,13 @@ def prepare(settings):
     """A LoadTest that owns its directory and has met its server; Refused if it cannot be."""
     if not settings.redis_url:
         raise Refused(NO_SERVER)
+    if settings.summary_path.is_dir():
+        raise Refused(f"--summary-json {settings.summary_path} is a folder: name a file")
     try:
         seam = seams_from_environment()
-        client = streams.connect(settings.redis_url)
-        server = streams.server_version(client)
-    except (redis.RedisError, OSError, ValueError) as error:
-        raise Refused(
-            f"no Redis at {safe_url(settings.redis_url)}: {error}. Start one with ./start_local.sh"
-        ) from None
+    except ValueError as error:
+        raise Refused(str(error)) from None
+    client, server = streams.meet(settings.redis_url)
     owner = Owner(settings.data_dir)
     owner.lock()
     sink = ParquetSink(settings.data_dir, seam)
@@ -553,7 +571,6 @@ def print_events(settings):
 
 
 def main():
-    sys.stdout.reconfigure(errors="replace")  # an ASCII terminal shows ? for an emoji
     settings = parse_settings(ABOUT, EPILOG)
     if settings.print_events:
         return print_events(settings)

@@ -307,7 +307,6 @@ def test_records(text_client):
 
 
 def main():
-    sys.stdout.reconfigure(errors="replace")  # an ASCII terminal shows ? for an emoji
     parser = settings.OneLineParser(
         description="Checks that a Redis server is there and does what the kit relies on.",
         epilog="Exit status: 0 all checks passed, 1 one failed, 2 no server.",

@@ -8,6 +8,20 @@ import threading
 import time
 
 
+class Trouble(Exception):
+    """This pass cannot go on; the next one starts behind what is on disk."""
+
+
+class Refused(Exception):
+    """A run that must not begin; the message says in one line what to do instead."""
+
+
+def explain(error):
+    """An error for people: ours speak for themselves, others need their name."""
+    ours = isinstance(error, Trouble | Refused)
+    return str(error) if ours else f"{type(error).__name__}: {error}"
+
+
 class Alarm(threading.Event):
     """Rung by the first stage that fails; it ends the pass for all of them.
 
@@ -42,7 +56,7 @@ def start(alarm, work, *args):
 class Patience:
     """Counts the seconds in which work waited and none was done, while the process was awake."""
 
-    LONGEST_LOOK = 11.0  # two time-outs of a socket; a longer gap: we were stopped or suspended
+    LONGEST_GAP = 11.0  # two time-outs of a socket; after a longer one we had been suspended
 
     def __init__(self, give_up_seconds):
         self.limit, self.stuck, self.progress = give_up_seconds, 0.0, None
@@ -51,8 +65,8 @@ class Patience:
     def look(self, progress, work_waits=True):
         """Called again and again, with any value that changes when work is done."""
         now = time.monotonic()
-        self.stuck += min(now - self.looked, self.LONGEST_LOOK)
-        self.looked = now
+        gap, self.looked = now - self.looked, now
+        self.stuck += gap if gap <= self.LONGEST_GAP else 0.0
         if progress != self.progress or not work_waits:
             self.progress = progress
             self.forgive()

@@ -2,7 +2,8 @@
 
 The source gives its set once more, and one cursor per collection walks the files in the order
 of their numbers beside it. Trusts no counter, no footer and no stream: only rows. Memory stays
-that of one batch of rows per collection, and one day's list of file names.
+that of one batch of rows per collection, and one day's list of file names. Compared are a
+row's stream ID and its `event`, byte for byte; the other columns follow from that one.
 """
 
 import os
@@ -12,10 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from redis_kit.events import COLLECTIONS
-from redis_kit.ids import BEFORE_FIRST, StreamId
+from redis_kit.ids import StreamId
 from redis_kit.sink import day_folders, first_number
 
 ROWS_AT_ONCE = 1000
+UNREADABLE = (OSError, KeyError, pa.ArrowException)
 
 
 @dataclass
@@ -52,8 +54,8 @@ class Cursor:
             self.count.bytes += path.stat().st_size
             try:
                 yield from read_rows(path)
-            except (OSError, pa.ArrowException):
-                continue  # unreadable: its events are missing, and will be counted as lost
+            except UNREADABLE:
+                continue  # its events are missing, and will be counted as lost
 
     def files(self):
         for day in day_folders(self.data_dir):
@@ -69,65 +71,62 @@ class Cursor:
         if number is None:
             try:
                 number = next(read_rows(path), (0,))[0]
-            except (OSError, pa.ArrowException, KeyError):
+            except UNREADABLE:
                 number = 0
         return number
 
 
 def read_rows(path):
+    """(number, event bytes, stream ID) of each row of a file that holds such things."""
     columns = ["number", "event", "stream_id"]
     with pq.ParquetFile(path) as parquet:
         for batch in parquet.iter_batches(ROWS_AT_ONCE, columns=columns):
-            number, event, stream_id = (batch.column(name).to_pylist() for name in columns)
-            yield from zip(number, (text.encode() for text in event), stream_id, strict=True)
+            values = (batch.column(name).to_pylist() for name in columns)
+            for number, event, stream_id in zip(*values, strict=True):
+                if isinstance(number, int) and isinstance(event, str):
+                    yield number, event.encode(), stream_id
 
 
 def audit(data_dir, firehose, set_begins, published_index=None):
     """Compare the files with the set; returns {collection: Count}.
 
     set_begins is the number of the set's first event per collection. Of an interrupted run
-    only the events with an index below published_index can be lost.
+    an event is lost if its index is below published_index, or if later ones are there.
     """
     counts = {collection: Count() for collection in COLLECTIONS}
     cursors = {
         collection: Cursor(data_dir, collection, set_begins[collection], counts[collection])
         for collection in COLLECTIONS
     }
-    last_ids = dict.fromkeys(COLLECTIONS, BEFORE_FIRST)
-    for index, collection, number, raw in firehose.events(dict.fromkeys(COLLECTIONS, 0)):
+    due = {name: StreamId(0, begins - 1) for name, begins in set_begins.items()}
+    for index, collection, _, raw in firehose.events(dict.fromkeys(COLLECTIONS, 0)):
         count, cursor = counts[collection], cursors[collection]
-        last_ids[collection] = last_ids[collection].following(firehose.time_us(index))
+        due[collection] = due[collection].following(firehose.time_us(index))
         count.expected += 1
-        verdict = find(cursor, set_begins[collection] + number - 1, raw, last_ids[collection].day)
-        if verdict:
+        if find(cursor, due[collection], raw):
             count.stored += 1
-        elif published_index is None or index < published_index:
+        elif cursor.row or published_index is None or index < published_index:
             count.lost += 1
     for cursor in cursors.values():
-        finish(cursor)
+        while cursor.row:  # there twice, or never given
+            skip_duplicate(cursor)
     return counts
 
 
-def find(cursor, number, raw, day):
+def find(cursor, stream_id, raw):
     """Whether the event is stored. Rows that come again before it count as duplicated.
 
     Whole days may be moved away: an event older than the oldest day that is left is stored.
     """
-    while cursor.row and cursor.row[0] < number:
+    while cursor.row and cursor.row[0] < stream_id.number:
         skip_duplicate(cursor)
-    if cursor.row is None or cursor.row[0] > number:
-        return cursor.oldest_day is not None and day < cursor.oldest_day
-    _, stored_event, stream_id = cursor.row
-    cursor.count.first = cursor.count.first or stream_id
-    cursor.count.last = stream_id
+    if cursor.row is None or cursor.row[0] > stream_id.number:
+        return cursor.oldest_day is not None and stream_id.day < cursor.oldest_day
+    is_equal = cursor.row[1:] == (raw, str(stream_id))
+    cursor.count.first = cursor.count.first or str(stream_id)
+    cursor.count.last = str(stream_id)
     cursor.advance()
-    return stored_event == raw and StreamId.parse(stream_id).number == number
-
-
-def finish(cursor):
-    """What is left after the set's last event is there twice, or was never given."""
-    while cursor.row:
-        skip_duplicate(cursor)
+    return is_equal
 
 
 def skip_duplicate(cursor):

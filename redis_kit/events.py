@@ -88,7 +88,7 @@ class Firehose:
     def name(self):
         """What the footer of each of its files says: the flags that define it."""
         return (
-            f"simulator seed={self.seed} rate={self.rate:g} mix={self.mix} "
+            f"simulator seed={self.seed} rate={self.rate!r} mix={self.mix} "
             f"events_per_collection={self.events_per_collection}"
         )
 

@@ -8,21 +8,18 @@ Refuses to empty streams that hold entries which are on no disk yet and are not 
 """
 
 import fcntl
-import os
 import uuid
 from pathlib import Path
 
 import redis
 
 from redis_kit import streams
+from redis_kit.alarm import Refused
 from redis_kit.events import COLLECTIONS
+from redis_kit.sink import make_folder, sync_file, sync_path
 
 OWNER_KEY, BUSY_KEY = streams.PREFIX + "owner", streams.PREFIX + "busy"
 BUSY_SECONDS, RENEW_SECONDS = 10, 3
-
-
-class Refused(Exception):
-    """A run that must not begin; the message says in one line what to do instead."""
 
 
 class Owner:
@@ -34,7 +31,8 @@ class Owner:
     def lock(self):
         """Make the directory if it is missing, and hold it; Refused if that cannot be."""
         try:
-            self.data_dir.mkdir(parents=True, exist_ok=True)
+            if not self.data_dir.is_dir():
+                make_folder(self.data_dir.absolute())
             # Stays open: closing it would give up the lock.
             self.file = open(self.data_dir / ".kit", "a+", encoding="ascii")  # noqa: SIM115
             fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -48,6 +46,8 @@ class Owner:
             raise Refused(
                 f"cannot write to {self.data_dir}: {error.strerror}; choose another --data-dir"
             ) from None
+        except ValueError:
+            raise Refused(f"{self.data_dir / '.kit'} is not a file of this kit") from None
 
     def read_or_make_id(self):
         self.file.seek(0)
@@ -56,7 +56,8 @@ class Owner:
             found = uuid.uuid4().hex
             self.file.write(found + "\n")
             self.file.flush()
-            os.fsync(self.file.fileno())
+            sync_file(self.file.fileno())
+            sync_path(self.data_dir)
         return found
 
     def claim(self, client):
@@ -66,7 +67,7 @@ class Owner:
         """
         if not client.set(BUSY_KEY, self.id, nx=True, ex=BUSY_SECONDS):
             self.renew(client)
-        owner, _, set_name = (client.get(OWNER_KEY) or b"").decode().partition(" ")
+        owner, _, set_name = text_at(client, OWNER_KEY).partition(" ")
         if owner == self.id:
             return set_name or None
         if owner and any(streams.unsettled(client, collection) for collection in COLLECTIONS):
@@ -86,18 +87,34 @@ class Owner:
 
     def renew(self, client):
         """Stay busy for another while; Refused if another directory took over meanwhile."""
-        holder = client.get(BUSY_KEY)
-        if holder is not None and holder.decode() != self.id:
+        holder = text_at(client, BUSY_KEY)
+        if holder and holder != self.id:
             raise Refused(
                 "another run with another data directory is using these streams: "
                 "wait for it, or use another database (redis://HOST:PORT/1)"
             )
-        client.set(BUSY_KEY, self.id, ex=BUSY_SECONDS)
+        # EXPIRE works also when the server's memory is full.
+        if not holder or not client.expire(BUSY_KEY, BUSY_SECONDS):
+            client.set(BUSY_KEY, self.id, ex=BUSY_SECONDS)
+
+    def owns_streams(self, client):
+        return text_at(client, OWNER_KEY).startswith(f"{self.id} ")
 
     def release(self, client):
         """Let others use the streams; if the server is gone, the key expires by itself."""
         try:
-            if client.get(BUSY_KEY) == self.id.encode():
+            if text_at(client, BUSY_KEY) == self.id:
                 client.delete(BUSY_KEY)
         except (redis.RedisError, OSError):
             pass
+
+
+def text_at(client, key):
+    """The text at a key of ours, "" if there is none; what is no text there is a stranger's."""
+    try:
+        return (client.get(key) or b"").decode(errors="replace")
+    except redis.ResponseError as error:
+        if "WRONGTYPE" not in str(error):
+            raise
+        client.delete(key)
+        return ""

@@ -5,6 +5,7 @@
 Needs nothing installed itself.
 """
 
+import os
 import signal
 import sys
 from importlib.util import find_spec
@@ -19,6 +20,8 @@ def missing_packages():
 def check():
     """End with one line if packages are missing; until main() listens, Ctrl+C ends silently."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+    sys.stdout.reconfigure(errors="replace")  # an ASCII terminal shows ? for an emoji
     missing = missing_packages()
     if missing:
         sys.exit(

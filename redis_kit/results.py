@@ -72,11 +72,15 @@ def plain(settings):
 
 
 def write_summary(path, summary):
-    """Whole or not at all: a reader never sees half a summary."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Whole or not at all: a reader never sees half a summary. Returns what to tell people."""
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(summary, indent=2) + "\n")
-    os.replace(temporary, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(summary, indent=2) + "\n")
+        os.replace(temporary, path)
+    except OSError as error:
+        return f"⚠️  No summary: {path}: {error.strerror}"
+    return f"📄 Summary: {path}"
 
 
 # 2. For people -----------------------------------------------------------------------
@@ -87,7 +91,7 @@ def tree(data_dir):
     lines = []
     for day in sorted(name for name in os.listdir(data_dir) if DAY.fullmatch(name)):
         lines.append(f"{data_dir}/{day}/")
-        collections = sorted(os.listdir(Path(data_dir, day)))
+        collections = [name for name in COLLECTIONS if Path(data_dir, day, name).is_dir()]
         for collection in collections:
             last = collection == collections[-1]
             lines.append(f"{'└──' if last else '├──'} {collection}/")

@@ -269,21 +269,12 @@ def stop():
 
 
 def safe_url(url):
-    """The URL without its password, fit for a screen, a log or a file."""
-    try:
-        parts = urllib.parse.urlsplit(url)
-        user, host = parts.username or "", parts.netloc.rpartition("@")[2]
-        query = urllib.parse.parse_qsl(parts.query)
-    except ValueError:
-        return "the given URL"
-    if parts.password is not None:
-        host = f"{user}:***@{host}"
-    elif user:
-        host = f"{user}@{host}"
-    hidden = urllib.parse.urlencode(
-        [(name, "***" if "password" in name else value) for name, value in query], safe="*/"
-    )
-    return urllib.parse.urlunsplit((parts.scheme, host, parts.path, hidden, ""))
+    """The URL without its password, fit for a screen, a log or a file; it may be no URL at all."""
+    scheme, slashes, rest = url.rpartition("://")
+    login, at, host = rest.rpartition("@")
+    user = login.partition(":")[0]
+    hidden = re.sub(r"(password=)[^&]*", r"\1***", host)
+    return f"{scheme}{slashes}{user}{':***' if ':' in login else ''}{at}{hidden}"
 
 
 def tell(line):

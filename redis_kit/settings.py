@@ -19,6 +19,8 @@ NO_SERVER = (
     "no Redis server was named: start one with ./start_local.sh, "
     "or give --redis-url redis://HOST:PORT/0 (or set REDIS_URL)"
 )
+# A set that begins before 2051 ends before 2100, where events.LATEST_US is.
+LONGEST_SECONDS = 40 * 365 * 86400
 DEFAULT_URL = (
     "redis://[USER:PASSWORD@]HOST:PORT/DB or rediss://... "
     "(default: $REDIS_URL, else the server that start_local.sh left running)"
@@ -39,8 +41,10 @@ SOURCE, PIPELINE, OUTPUT = "source", "pipeline", "output"
 class Settings:
     """What a run was asked to do; Settings() is the demonstration of about 100 s."""
 
-    events_per_collection: int = option(1000, SOURCE, "events of each of 5 collections", least=0)
-    burst_size: int = option(50, SOURCE, "events that go out together", least=1)
+    events_per_collection: int = option(
+        1000, SOURCE, "events of each of 5 collections", least=0, most=10**9
+    )
+    burst_size: int = option(50, SOURCE, "events that go out together", least=1, most=10**6)
     rate: float = option(50.0, SOURCE, "events/s in all; 0 = as fast as it can", least=0)
     mix: str = option(
         "equal",
@@ -54,7 +58,7 @@ class Settings:
         "second at which the simulated firehose starts, counted from 2025-01-01 UTC; the same "
         "flags with the same seed complete the same set of events (default: now)",
         least=0,
-        most=2_300_000_000,
+        most=800_000_000,
         kind=int,
     )
 
@@ -65,12 +69,16 @@ class Settings:
         kind=str,
     )
     data_dir: Path = option(Path("data"), PIPELINE, "where the Parquet files go", kind=Path)
-    batch_size: int = option(100, PIPELINE, "events per Parquet file", least=1)
+    batch_size: int = option(100, PIPELINE, "events per Parquet file", least=1, most=10**6)
     flush_seconds: float = option(
         30.0, PIPELINE, "a batch that is not full is written after so long", least=0
     )
     stream_maxlen: int = option(
-        100_000, PIPELINE, "entries kept in a stream; at least twice --batch-size", least=2
+        100_000,
+        PIPELINE,
+        "entries kept in a stream; at least twice --batch-size",
+        least=2,
+        most=10**12,
     )
     give_up_seconds: float = option(
         60.0, PIPELINE, "end with status 3 after so long without progress; 0 = never", least=0
@@ -137,9 +145,10 @@ def within(kind, least, most):
     def convert(text):
         try:
             value = kind(text)
-        except ValueError:
-            value = math.nan
-        if not (least <= value <= most and math.isfinite(value)):
+            in_bounds = math.isfinite(value) and least <= value <= most
+        except (ValueError, OverflowError):
+            in_bounds = False
+        if not in_bounds:
             limits = f"of at least {least}" + (f", at most {most}" if most < math.inf else "")
             noun = "whole number" if kind is int else "number"
             raise argparse.ArgumentTypeError(f"{text!r} is not a {noun} {limits}")
@@ -151,7 +160,7 @@ def within(kind, least, most):
 def parse_settings(description, epilog=None, argv=None):
     """Settings from the command line and the environment; ends the program if they are wrong.
 
-    redis_url stays None where no server is named: need_server says what to do about it.
+    redis_url stays None where no server is named: a run needs one, --print-events does not.
     """
     parser = build_parser(description, epilog)
     settings = Settings(**vars(parser.parse_args(argv)))
@@ -160,6 +169,8 @@ def parse_settings(description, epilog=None, argv=None):
             f"--stream-maxlen {settings.stream_maxlen} is less than twice "
             f"--batch-size {settings.batch_size}: a batch could be trimmed before it is full"
         )
+    if settings.rate and 5 * settings.events_per_collection / settings.rate > LONGEST_SECONDS:
+        parser.error(f"--rate {settings.rate:g} would take more than 40 years")
     return dataclasses.replace(settings, redis_url=named_server(settings.redis_url))
 
 

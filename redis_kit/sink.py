@@ -16,6 +16,7 @@ not fit it is a row with nulls whose column `event` keeps the truth.
 import errno
 import fcntl
 import hashlib
+import io
 import os
 import re
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from pathlib import Path
 import polars as pl
 import pyarrow.parquet as pq
 
+from redis_kit.alarm import Refused
 from redis_kit.events import BLOCK, COLLECTIONS, FOLLOW, LIKE, POST, REPOST
 from redis_kit.ids import BEFORE_FIRST, StreamId
 
@@ -78,6 +80,11 @@ def rows(collection, batch):
     return pl.DataFrame(series)
 
 
+def by_day(batch):
+    """A batch in parts of one day each, for a file never crosses midnight (UTC)."""
+    return [list(part) for _, part in groupby(batch, key=lambda entry: entry[0].day)]
+
+
 def found(event, path):
     """What stands at path in the event, None where the way there is not made of objects."""
     for key in path:
@@ -109,7 +116,7 @@ DAY = re.compile(r"\d{4}_\d{2}_\d{2}")
 FILE = re.compile(r"data_\d{8}_\d{6}_(\d+)\.parquet")
 
 
-class UnreadableFile(Exception):
+class UnreadableFile(Refused):
     """A Parquet file that stands where ours stand is none of ours; the message names it."""
 
 
@@ -180,6 +187,14 @@ def sync_path(path):
         os.close(descriptor)
 
 
+def make_folder(folder):
+    """Make a folder, and have the one above it remember that durably."""
+    if not folder.parent.exists():
+        make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    sync_path(folder.parent)
+
+
 def create_name(temporary, path):
     """Give a finished file its name; FileExistsError if the name is taken.
 
@@ -244,15 +259,11 @@ class ParquetSink:
         return self.last_id(collection).number + 1
 
     def write(self, collection, batch):
-        """Store [(StreamId, event bytes, event as a dict)], a file per day; returns their sizes.
+        """Store [(StreamId, event bytes, event as a dict)] of one day; returns the file's size.
 
-        When it returns, the events survive a power loss.
+        The content first, then the name, then the folder that lists the name: when it returns,
+        the events survive a power loss.
         """
-        days = groupby(batch, key=lambda entry: entry[0].day)
-        return [self.write_file(collection, list(entries)) for _, entries in days]
-
-    def write_file(self, collection, batch):
-        """The file's content, then its name, then the folder that lists the name."""
         first, last = batch[0][0], batch[-1][0]
         footer = Footer(first, last, self.source, self.set_begins(collection))
         path = self.path(collection, first)
@@ -278,8 +289,10 @@ class ParquetSink:
             "source": footer.source,
             "set_begins": str(footer.set_begins),
         }
+        buffer = io.BytesIO()  # polars hides the errno of a full disk; a file of ours tells it
+        frame.write_parquet(buffer, compression="zstd", metadata=said)
         with open(temporary, "xb") as file:
-            frame.write_parquet(file, compression="zstd", metadata=said)
+            file.write(buffer.getbuffer())
             file.flush()
             sync_file(file.fileno())
             return file.tell()
@@ -292,13 +305,12 @@ class ParquetSink:
         return self.data_dir / f".{collection}.tmp"
 
     def ensure_folder(self, folder):
-        """Make a folder, and have the one above it remember that durably."""
-        if folder in self.durable_folders or folder == self.data_dir:
-            return
-        self.ensure_folder(folder.parent)
-        folder.mkdir(exist_ok=True)
-        sync_path(folder.parent)
-        self.durable_folders.add(folder)
+        """Folders below the data directory, made durable once a pass: another may have died
+        between making one and its fsync."""
+        if folder not in self.durable_folders and folder != self.data_dir:
+            self.ensure_folder(folder.parent)
+            make_folder(folder)
+            self.durable_folders.add(folder)
 
     def dead_letter(self, raw, reason):
         """Keep bytes that are no row, under their SHA-256; True if they were not there yet."""

@@ -12,17 +12,16 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from redis_kit.alarm import Refused, Trouble
+from redis_kit.events import COLLECTIONS
 from redis_kit.ids import StreamId
+from redis_kit.server import OLDEST, safe_url
 
 PREFIX = "jetstream:"
 FIELD = b"event"
 GROUP, CONSUMER = "parquet_writers", "writer"
 SOCKET_SECONDS = 5.0
 BLOCK_MS = 100
-
-
-class Trouble(Exception):
-    """This pass cannot go on; the next one starts behind what is on disk."""
 
 
 # 1. The connection -------------------------------------------------------------------
@@ -32,23 +31,43 @@ def connect(url):
     """A client that sends each command once. Nothing is sent before the first command.
 
     SOCKET_SECONDS is longer than BLOCK_MS, or each idle read would look like a dead server.
-    ValueError if the URL is none.
+    ValueError or TypeError if the URL is none.
     """
-    return redis.Redis.from_url(
-        url,
+    pool = redis.ConnectionPool.from_url(url)
+    # Set here, because parameters in the URL win over arguments.
+    pool.connection_kwargs.update(
         protocol=2,
+        decode_responses=False,
         retry=Retry(NoBackoff(), 0),
         socket_timeout=SOCKET_SECONDS,
         socket_connect_timeout=SOCKET_SECONDS,
     )
+    return redis.Redis.from_pool(pool)
 
 
-def server_version(client):
-    """(name, version) as people know them; Valkey reports a Redis version beside its own."""
-    about = client.info("server")
-    if "valkey_version" in about:
-        return "Valkey", about["valkey_version"]
-    return "Redis", about.get("redis_version", "0")
+def meet(url):
+    """A client of the server at url, and (name, version) as people know it.
+
+    Refused, in one line, if there is no server that the kit can use.
+    """
+    try:
+        client = connect(url)
+    except (ValueError, TypeError):  # whose text may hold a part of the password
+        raise Refused(
+            f"no Redis at {safe_url(url)}: not a URL like redis://:PASSWORD@HOST:PORT/0"
+        ) from None
+    try:
+        about = client.info("server")
+    except (redis.RedisError, OSError, ValueError) as error:
+        raise Refused(
+            f"no Redis at {safe_url(url)}: {error}. Start one with ./start_local.sh"
+        ) from None
+    if "valkey_version" in about:  # beside the Redis version that it is compatible with
+        return client, ("Valkey", about["valkey_version"])
+    version = about.get("redis_version", "0")
+    if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
+        raise Refused(f"{safe_url(url)} is Redis {version}: the kit needs 6.2 or later")
+    return client, ("Redis", version)
 
 
 def memory_left(client, share):
@@ -75,7 +94,10 @@ def ensure_group(client, collection, after):
     try:
         client.xgroup_create(stream_key(collection), GROUP, id=str(after), mkstream=True)
     except redis.ResponseError as error:
-        if "BUSYGROUP" not in str(error):
+        if "WRONGTYPE" in str(error):  # somebody put another thing in its place
+            delete(client, collection)
+            client.xgroup_create(stream_key(collection), GROUP, id=str(after), mkstream=True)
+        elif "BUSYGROUP" not in str(error):
             raise
 
 
@@ -124,9 +146,10 @@ def append(client, entries, maxlen):
             raise Trouble("a stream is gone")
 
 
-def trim_stored(client, collection, last_stored):
-    """Drop the entries that are on disk, to make room; the unread ones stay."""
-    client.xtrim(stream_key(collection), minid=f"{last_stored}", approximate=False)
+def trim_stored(client, last_id):
+    """Drop the entries that are on disk up to last_id(collection); the unread ones stay."""
+    for collection in COLLECTIONS:
+        client.xtrim(stream_key(collection), minid=str(last_id(collection)), approximate=False)
 
 
 # 4. Out ------------------------------------------------------------------------------

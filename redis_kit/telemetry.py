@@ -62,7 +62,7 @@ class Tally:
 
     def __init__(self):
         self.began, self.reached = defaultdict(dict), defaultdict(dict)
-        self.sets = defaultdict(lambda: defaultdict(Stored))
+        self.stored = {}  # (name of the set, collection) -> Stored
         self.set_name = None
         self.due = defaultdict(deque)  # collection -> (number, when due), appended, not on disk
         # A histogram a collection: each has its own writer thread.
@@ -72,7 +72,10 @@ class Tally:
         self.lock = threading.Lock()
 
     def begin(self, stage, collection, number):
-        """Where a stage stands when the run begins; later passes change nothing."""
+        """Where a stage stands when the run begins; later passes change nothing.
+
+        "published" counts a collection's events in the set, "ingested" its numbers.
+        """
         self.began[stage].setdefault(collection, number)
         self.reached[stage].setdefault(collection, number)
 
@@ -82,27 +85,28 @@ class Tally:
             self.reached[stage][collection] = number
 
     def by_collection(self, stage):
-        began, reached = self.began[stage], self.reached[stage]
+        began, reached = self.began[stage], self.reached[stage].copy()
         return {collection: reached[collection] - began[collection] for collection in reached}
 
-    def wrote(self, set_name, collection, stream_ids, sizes):
-        """These events are durable now, in files of these sizes (bytes)."""
-        stored = self.sets[set_name][collection]
-        stored.events += len(stream_ids)
-        stored.files += len(sizes)
-        stored.bytes += sum(sizes)
+    def wrote(self, set_name, collection, last_number, events, size):
+        """Events up to last_number are durable now, in one more file of size bytes."""
+        stored = self.stored.setdefault((set_name, collection), Stored())
+        stored.events += events
+        stored.files += 1
+        stored.bytes += size
         due, now = self.due[collection], time.monotonic()
-        while due and due[0][0] <= stream_ids[-1].number:
+        while due and due[0][0] <= last_number:
             self.latencies[collection].add(now - due.popleft()[1])
 
     def written(self):
         """Stored per collection of the run's own set."""
-        return dict(self.sets[self.set_name]) if self.set_name else {}
+        found = self.stored.copy().items()
+        return {collection: each for (name, collection), each in found if name == self.set_name}
 
     def settled(self):
         """Events that an earlier set had left in the streams and this run wrote."""
-        others = [stored for name, stored in list(self.sets.items()) if name != self.set_name]
-        return sum(each.events for stored in others for each in stored.values())
+        found = self.stored.copy().items()
+        return sum(each.events for (name, _), each in found if name != self.set_name)
 
     def add_dead_letter(self, is_new):
         with self.lock:
@@ -110,9 +114,7 @@ class Tally:
 
     def progress(self):
         """A value that changes whenever anything comes further."""
-        files = [
-            each.files for stored in list(self.sets.values()) for each in list(stored.values())
-        ]
+        files = [each.files for each in self.stored.copy().values()]
         reached = [sum(self.reached[stage].values()) for stage in ("published", "ingested")]
         return (*reached, sum(files))
 
@@ -259,8 +261,8 @@ def verdict(summary, stopped_by):
 
 
 def show(text, out):
-    """Print, unless nobody reads any more: `| head` must not end a run."""
-    with contextlib.suppress(BrokenPipeError):
+    """Print where that is possible: `| head` or a log on a full disk must not end a run."""
+    with contextlib.suppress(OSError):
         out.write(text)
         out.flush()
 

@@ -81,14 +81,14 @@ def test_at_after_ack_the_file_exists_and_its_entries_are_settled(kit):
 
 def test_a_file_left_under_two_names_is_not_truncated_by_the_next_run(kit):
     """At after_rename the temporary name still leads to the finished file."""
-    kit.run(*SMALL, crash="after_rename:1")
+    kit.run(*PACED, crash="after_rename:1")
     temporary = kit.data_dir / ".app.bsky.feed.post.tmp"
     assert temporary.samefile(kit.files()[0])
 
-    assert kit.run(*SMALL).status == 0
+    assert kit.run(*PACED).status == 0
 
     assert not temporary.exists()
-    kit.assert_exactly_once(*SMALL)
+    kit.assert_exactly_once(*PACED)
 
 
 def test_kill_9_at_random_moments(kit):

@@ -4,8 +4,10 @@ Each fault strikes while work is in flight, which the test asserts, and in the s
 nothing is lost and nothing comes twice.
 """
 
+import os
 import re
 import signal
+import subprocess
 import time
 
 import pytest
@@ -111,6 +113,10 @@ def claim_away(client):
     client.xclaim(POST, GROUP, "thief", 0, [entry["message_id"] for entry in entries])
 
 
+def another_type(client):
+    client.set(POST, "no stream")
+
+
 def stranger(client):
     client.xadd(POST, {"hello": "world"})
 
@@ -122,7 +128,7 @@ def stranger_from_the_future(client):
 @pytest.mark.parametrize(
     "strike",
     [flush, delete_stream, destroy_group, skip_to_the_end, trim_unread, delete_unread,
-     stranger_from_the_future],
+     another_type, stranger_from_the_future],
 )  # fmt: skip
 def test_what_is_done_to_a_stream_in_flight(kit, client, strike):
     """Slow writers, so that entries are unread and pending when it strikes."""
@@ -181,7 +187,85 @@ def test_a_small_maxmemory_makes_ingestion_wait(any_server, tmp_path, policy):
     assert run.summary["passes"] == 1 and evicted == 0, run
 
 
-# 3. Two of them ----------------------------------------------------------------------
+@pytest.mark.parametrize("room", [20_000, 200_000])
+def test_a_memory_full_of_what_is_stored_is_made_room_in(any_server, tmp_path, room):
+    """noeviction, and the server refuses even the keys that say who owns the streams."""
+    kit = Kit(any_server.url, tmp_path / "data")
+    kit.run("--rate", "0", "--events-per-collection", "2000", "--seed", "50000000")
+    with redis.Redis.from_url(any_server.url) as client:
+        client.config_set("maxmemory-policy", "noeviction")
+        client.config_set("maxmemory", client.info("memory")["used_memory"] + room)
+    before = len(kit.rows())
+
+    run = kit.run(*SMALL)
+
+    assert run.status == 0, run
+    assert run.summary["written"] == len(kit.rows()) - before == 1500
+
+
+# 3. The disk -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 400 KB in memory, where the machine lets us mount one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("a file system can be mounted by root only")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_full_disk_is_waited_out_and_does_not_count_as_giving_up(any_server, small_disk):
+    kit = Kit(any_server.url, small_disk / "data")
+    process = kit.start(*SMALL, "--give-up-seconds", "2")
+    time.sleep(6)
+    assert process.poll() is None, "it keeps trying"
+    subprocess.run(["mount", "-o", "remount,size=40m", str(small_disk)], check=True)
+
+    run = kit.finish(process)
+
+    assert_survived(kit, run, SMALL)
+    assert "No space left" in run.out
+
+
+# 4. After a stop ---------------------------------------------------------------------
+
+
+def test_what_was_published_before_a_stop_is_given_again_and_only_that(kit, client):
+    """Ctrl+C, and then the server forgets: the passes after it settle what was published."""
+    flags = ("--rate", "1000", "--events-per-collection", "500", "--seed", "60000000")
+    process = kit.start(*flags, slow="before_rename:0.3")
+    kit.wait_for_files(1)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.1)
+    client.flushall()
+    run = kit.finish(process)
+
+    assert run.status == 130, run
+    summary = run.summary
+    assert summary["passes"] >= 2 and summary["published"] < summary["expected"]
+    assert summary["published"] == summary["ingested"] == summary["written"] == len(kit.rows())
+    assert summary["lost"] == 0
+    assert kit.run(*flags).status == 0
+    kit.assert_exactly_once(*flags)
+
+
+def test_a_run_stays_the_owner_as_long_as_it_lasts(any_server, tmp_path):
+    kit = Kit(any_server.url, tmp_path / "data")
+    process = kit.start("--rate", "50")
+    time.sleep(5)
+    with redis.Redis.from_url(any_server.url) as client:
+        seconds_left = client.ttl(BUSY_KEY)
+    process.send_signal(signal.SIGINT)
+
+    assert kit.finish(process).status == 130
+    assert seconds_left > 10 - 4.5, "it was renewed after the first seconds"
+
+
+# 5. Two of them ----------------------------------------------------------------------
 
 
 def test_a_second_run_on_one_directory_is_refused(kit):

@@ -124,7 +124,8 @@ def test_a_server_older_than_6_2_is_no_server(monkeypatch, tmp_path):
         ("redis://:secret@h:1/0", "redis://:***@h:1/0"),
         ("rediss://ann:p%40ss@h/2?ssl_ca_certs=ca.pem", "rediss://ann:***@h/2?ssl_ca_certs=ca.pem"),
         ("redis://h/0?password=secret", "redis://h/0?password=***"),
-        ("redis://[bad", "the given URL"),
+        ("redis://:s3c/re#t?@h/0", "redis://:***@h/0"),
+        ("nonsense", "nonsense"),
     ],
 )
 def test_a_password_is_left_out_of_what_is_shown(url, shown):

@@ -13,11 +13,11 @@ import jetstream_load_test as script
 from jetstream_load_test import DataIngestion, DataWriter
 from redis_kit import sink as sink_module
 from redis_kit import streams
-from redis_kit.alarm import Alarm
+from redis_kit.alarm import Alarm, Trouble
 from redis_kit.events import COLLECTIONS, LIKE, POST, Firehose
 from redis_kit.ids import BEFORE_FIRST, StreamId
 from redis_kit.sink import ParquetSink
-from redis_kit.streams import GROUP, Trouble, stream_key
+from redis_kit.streams import GROUP, stream_key
 from redis_kit.telemetry import Tally
 
 KEY = stream_key(POST)

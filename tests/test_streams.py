@@ -69,7 +69,7 @@ def test_entries_are_unsettled_until_they_are_acknowledged(client):
 def test_what_is_on_disk_can_be_trimmed_and_the_rest_stays(client):
     streams.ensure_group(client, POST, BEFORE_FIRST)
     put(client, *(StreamId(5, n) for n in range(1, 301)))
-    streams.trim_stored(client, POST, StreamId(5, 200))
+    streams.trim_stored(client, lambda collection: StreamId(5, 200))
 
     left = streams.read_new(client, POST, 1000)
     assert [each.number for each, _ in left] == list(range(200, 301))
