@@ -149,6 +149,8 @@ main() {
     trap leave EXIT
     step 1 check check
     step 2 install install
+    STEP="load test" # whose flags these are; a wrong one is said before a server is started
+    "$PYTHON" -c 'from redis_kit.settings import parse_settings; parse_settings("")' ${ARGS[@]+"${ARGS[@]}"}
     step 3 "server start" start
     step 4 "server test" run_child "$PYTHON" test_redis_server.py
     step 5 "load test" run_child "$PYTHON" jetstream_load_test.py ${ARGS[@]+"${ARGS[@]}"} || status=$?
