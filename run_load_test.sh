@@ -67,7 +67,7 @@ check() {
     found Python "$(base_python || true)" "none from 3.11 on"
     found "Redis on PATH" "$(command -v redis-server || command -v valkey-server || true)" "none"
     found "Port 6379" "$(port_state)" ""
-    found "→ will use" "$(planned_python), $(planned_server)" ""
+    found "Will use" "$(planned_python), $(planned_server)" ""
 }
 
 planned_python() {

@@ -126,7 +126,8 @@ make_environment() { # .venv by uv or python3, else the conda env
 
 # Installs a requirements file into PYTHON's environment, unless it is there already.
 install_requirements() {
-    local file=$KIT/$1 stamp
+    local file=$KIT/$1 stamp quiet=--quiet
+    if [ -t 1 ]; then quiet=; fi # on a terminal pip shows how far it is
     stamp=$("$PYTHON" -c 'import sys; print(sys.prefix)')/.kit-$(printf %s "$1" | tr '/' '-')
     if cmp -s "$file" "$stamp" && has_packages; then
         say "📦 $1: nothing has changed"
@@ -136,7 +137,7 @@ install_requirements() {
     say "📦 Installing $1 (the first time takes a minute)"
     if ! { command -v uv >/dev/null 2>&1 && run_child uv pip install --python "$PYTHON" -r "$file"; }; then
         leave_if_signalled
-        run_child "$PYTHON" -m pip install --disable-pip-version-check --quiet -r "$file" || {
+        run_child "$PYTHON" -m pip install --disable-pip-version-check $quiet -r "$file" || {
             leave_if_signalled
             fail "The packages of $1 cannot be installed into $PYTHON: see above"
         }
