@@ -219,6 +219,48 @@ def test_an_old_python_is_refused_in_one_line(copy):
     assert run.returncode == 1 and "3.11" in run.stderr
 
 
+def test_the_conda_environment_is_used_where_there_is_one(copy):
+    python = copy / "conda env" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    (copy / "conda-env").symlink_to(python.parent.parent)  # conda's list is split at blanks
+    listed = f"bluesky-research * {copy.parent}/link/conda-env"
+    (copy.parent / "link").symlink_to(copy)
+    path = stub(copy, "conda", f'[ "$*" = "env list" ] && echo "{listed}"')
+
+    run = call(copy, "start_local.sh", PATH=path, PYTHON="")
+
+    assert run.returncode == 0, run.stderr
+    assert "the conda environment bluesky-research" in run.stdout
+    assert not (copy / ".venv").exists()
+
+
+def test_a_venv_without_ensurepip_is_not_left_behind(copy):
+    """Debian's python3 without python3-venv fails, and leaves a Python that cannot install."""
+    path = stub(
+        copy,
+        "python3",
+        f'[ "$2" = venv ] || exec "{sys.executable}" "$@"\n'
+        'mkdir -p "$3/bin" && touch "$3/bin/python" && exit 1',
+    )
+    run = call(copy, "start_local.sh", PATH=path, PYTHON="")
+
+    assert run.returncode == 1 and "python3-venv" in run.stderr
+    assert not (copy / ".venv").exists()
+
+
+def test_without_any_python_one_line_says_what_to_install(copy):
+    tools = copy / "tools"
+    tools.mkdir()
+    for name in "bash env dirname sed awk cmp rm cp cat id mkdir".split():
+        (tools / name).symlink_to(shutil.which(name))
+    run = call(copy, "start_local.sh", PATH=str(tools), PYTHON="")
+
+    assert run.returncode == 1
+    assert run.stderr.count("\n") == 1 and "install Python 3.11" in run.stderr
+
+
 def listening_on_6379():
     """Somebody on port 6379: this test, unless somebody is there already."""
     try:
