@@ -119,7 +119,7 @@ start() {
 }
 
 show_results() {
-    "$PYTHON" -m redis_kit.results ${ARGS[@]+"${ARGS[@]}"}
+    short_python -m redis_kit.results ${ARGS[@]+"${ARGS[@]}"}
     say "" "⏱️ $TIMES $SECONDS s in all"
 }
 
@@ -150,7 +150,7 @@ main() {
     step 1 check check
     step 2 install install
     STEP="load test" # whose flags these are; a wrong one is said before a server is started
-    "$PYTHON" -c 'from redis_kit.settings import parse_settings; parse_settings("")' ${ARGS[@]+"${ARGS[@]}"}
+    short_python -c 'from redis_kit.settings import parse_settings; parse_settings("")' ${ARGS[@]+"${ARGS[@]}"}
     step 3 "server start" start
     step 4 "server test" run_child "$PYTHON" test_redis_server.py
     step 5 "load test" run_child "$PYTHON" jetstream_load_test.py ${ARGS[@]+"${ARGS[@]}"} || status=$?

@@ -14,7 +14,7 @@ set -euo pipefail
 
 # --- The server ------------------------------------------------------------------------
 
-kit_server() { (cd "$KIT" && PYTHONPATH=$KIT "$PYTHON" -m redis_kit.server "$@"); }
+kit_server() { short_python -m redis_kit.server "$@"; }
 
 # Sets COMPOSE to the Compose that works, as words; status 1 without a Docker engine.
 find_compose() {

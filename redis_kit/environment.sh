@@ -39,6 +39,10 @@ run_child() {
     return "$status"
 }
 
+# A short piece of Python, which Ctrl+C does not break off: a Python that is just starting would
+# answer with a traceback. The signal is heeded right after it.
+short_python() { (trap '' INT && cd "$KIT" && exec "$PYTHON" "$@"); }
+
 on_signal() { # exit status
     SIGNALLED=$1
     [ -n "$CHILD" ] || exit "$1"
@@ -128,7 +132,7 @@ make_environment() { # .venv by uv or python3, else the conda env
 install_requirements() {
     local file=$KIT/$1 stamp quiet=--quiet
     if [ -t 1 ]; then quiet=; fi # on a terminal pip shows how far it is
-    stamp=$("$PYTHON" -c 'import sys; print(sys.prefix)')/.kit-$(printf %s "$1" | tr '/' '-')
+    stamp=$(short_python -c 'import sys; print(sys.prefix)')/.kit-$(printf %s "$1" | tr '/' '-')
     if cmp -s "$file" "$stamp" && has_packages; then
         say "📦 $1: nothing has changed"
         return
@@ -145,4 +149,4 @@ install_requirements() {
     cp "$file" "$stamp"
 }
 
-has_packages() { (cd "$KIT" && "$PYTHON" -m redis_kit.preflight); }
+has_packages() { short_python -m redis_kit.preflight; }

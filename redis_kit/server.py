@@ -295,6 +295,7 @@ def main():
     noting = verbs.add_parser("note-container", help="note that the container's port is ours")
     noting.add_argument("port", type=int)
     asked = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the scripts start us without it
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         return obey(asked)
