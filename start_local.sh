@@ -14,6 +14,8 @@ set -euo pipefail
 
 # --- The server ------------------------------------------------------------------------
 
+NOTE=$KIT/data/server.url # where the server is, and what of it is ours
+
 kit_server() { short_python -m redis_kit.server "$@"; }
 
 # Sets COMPOSE to the Compose that works, as words; status 1 without a Docker engine.
@@ -31,11 +33,18 @@ find_compose() {
 
 compose() { (cd "$KIT" && $COMPOSE "$@"); }
 
+noted_container() { [ "$(sed -n 2p "$NOTE" 2>/dev/null)" = container ]; }
+
+container_runs() { find_compose && [ -n "$(compose ps -q redis 2>/dev/null)" ]; }
+
 # Sets REDIS_URL, and SERVER_IS to: given, running, container or process.
 start_server() {
     if [ -n "${REDIS_URL:-}" ]; then
         SERVER_IS=given
         return
+    fi
+    if noted_container && ! container_runs; then
+        rm -f "$NOTE" # it was taken down by hand; whoever answers there now is not ours
     fi
     if REDIS_URL=$(kit_server status); then
         SERVER_IS=running
@@ -50,9 +59,9 @@ start_server() {
 
 start_container() {
     local port
-    if [ -n "$(compose ps -q redis 2>/dev/null)" ] && port=$(compose port redis 6379 2>/dev/null) && [ -n "$port" ]; then
+    if container_runs && port=$(compose port redis 6379 2>/dev/null) && [ -n "$port" ]; then
         SERVER_IS=running
-        REDIS_URL=redis://127.0.0.1:${port##*:}/0
+        REDIS_URL=$(kit_server note-container "${port##*:}")
         return
     fi
     port=${REDIS_PORT:-$(kit_server free-port 6379)}
@@ -76,9 +85,7 @@ start_container() {
 
 # Ends the server that this kit started, be it a process or a container.
 stop_server() {
-    if [ "$(sed -n 2p "$KIT/data/server.url" 2>/dev/null)" = container ]; then
-        find_compose && compose down
-    fi
+    if noted_container && find_compose; then compose down; fi
     kit_server stop
 }
 

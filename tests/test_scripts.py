@@ -209,6 +209,33 @@ def test_a_container_is_started_on_a_free_port_as_the_user_and_taken_down_again(
     assert stopped.returncode == 0 and not (copy / "data/server.url").exists()
 
 
+def test_a_container_that_runs_already_is_used_noted_and_left_alone(copy, any_server):
+    path = stub(
+        copy,
+        "docker",
+        'echo "$*" >>docker.calls\n'
+        'case "$*" in info*) echo 27.0 ;; *ps*) echo abc ;; '
+        f"*port*) echo 127.0.0.1:{any_server.port} ;; esac",
+    )
+    run = call(copy, "run_load_test.sh", *QUICK, PATH=path)
+
+    assert run.returncode == 0, run.stderr
+    assert f"127.0.0.1:{any_server.port}/0 was running already" in run.stdout
+    calls = (copy / "docker.calls").read_text()
+    assert "up -d" not in calls and "down" not in calls
+    assert (copy / "data/server.url").read_text().endswith("container\n")
+
+
+def test_a_stranger_where_the_container_used_to_be_is_not_used(copy, any_server):
+    (copy / "data/server.url").write_text(f"{any_server.url}\ncontainer\n")
+
+    started = call(copy, "start_local.sh")
+
+    assert started.returncode == 0, started.stderr
+    assert "(process)" in started.stdout
+    assert str(any_server.port) not in started.stdout.splitlines()[-1]
+
+
 # 4. Python ---------------------------------------------------------------------------
 
 
