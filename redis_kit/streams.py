@@ -52,15 +52,15 @@ def meet(url):
     """
     try:
         client = connect(url)
+        about = client.info("server")
+    except (redis.RedisError, OSError) as error:
+        reason = f"{error}".rstrip(".")
+        raise Refused(
+            f"no Redis at {safe_url(url)}: {reason}. Start one with ./start_local.sh"
+        ) from None
     except (ValueError, TypeError):  # whose text may hold a part of the password
         raise Refused(
             f"no Redis at {safe_url(url)}: not a URL like redis://:PASSWORD@HOST:PORT/0"
-        ) from None
-    try:
-        about = client.info("server")
-    except (redis.RedisError, OSError, ValueError) as error:
-        raise Refused(
-            f"no Redis at {safe_url(url)}: {error}. Start one with ./start_local.sh"
         ) from None
     if "valkey_version" in about:  # beside the Redis version that it is compatible with
         return client, ("Valkey", about["valkey_version"])

@@ -201,6 +201,11 @@ def test_an_unreadable_file_is_lost_events(kit):
         (["stray"], "stray"),
         (["--redis-url", "nonsense"], "no Redis at nonsense"),
         (["--redis-url", "redis://127.0.0.1:1/0"], "./start_local.sh"),
+        (["--redis-url", "redis://127.0.0.1:1/0?foo=1"], "not a URL"),
+        (["--redis-url", "redis://:s3c/ret@127.0.0.1:1/0"], "redis://:***@127.0.0.1:1/0"),
+        (["--batch-size", "1" + "0" * 400], "whole number"),
+        (["--rate", "1e-310"], "40 years"),
+        (["--redis-url", "redis://127.0.0.1:1/0", "--summary-json", "/"], "name a file"),
     ],
 )
 def test_nonsense_is_refused_in_one_line(flags, word):
