@@ -35,6 +35,8 @@ from redis_kit import server, settings
 PREFIX = "redis_kit_test:"
 RECORDS, USERS, CATEGORIES = 100, 10, 5
 GIB = 2**30
+START = "./start_local.sh"
+ADVICE = "Is the server full, read-only, or gone? Its log says more."
 
 
 class Failed(Exception):
@@ -165,7 +167,7 @@ def check_configuration(client, is_ours):
     if wrong and is_ours:
         raise Failed(
             f"redis.conf is not in force for {', '.join(wrong)}: restart our server with "
-            "./start_local.sh --stop and ./start_local.sh"
+            f"{START} --stop and {START}"
         )
 
 
@@ -321,31 +323,43 @@ def main():
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        client = connect(url)
-        run_checks(client, is_ours=url == server.running())
+        run_checks(url)
     except Failed as error:
         print(f"❌ {error}", file=sys.stderr)
-        return 1
-    except (redis.RedisError, OSError, ValueError) as error:
-        print(f"❌ Redis at {server.safe_url(url)}: {error}", file=sys.stderr)
-        print("   Start one with ./start_local.sh, or check --redis-url", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\n🛑 Interrupted; the keys of this test are deleted", file=sys.stderr)
         return 130
-    client.close()
     print("🔌 Redis connection closed")
     return 0
 
 
-def run_checks(client, is_ours):
-    show_server(client)
-    with own_keys(client) as prefix:
-        check_basic_operations(client, prefix)
-        check_streams(client, prefix)
-        check_configuration(client, is_ours)
-        check_records(client, prefix)
+def run_checks(url):
+    with named("connection", f"Is that the URL? Start a server with {START}"):
+        client = connect(url)
+        show_server(client)
+    with client, named("keys of this test", ADVICE), own_keys(client) as prefix:
+        with named("basic operations", ADVICE):
+            check_basic_operations(client, prefix)
+        with named("streams", ADVICE):
+            check_streams(client, prefix)
+        with named("configuration", ADVICE):
+            check_configuration(client, is_ours=url == server.running())
+        with named("records", ADVICE):
+            check_records(client, prefix)
         show_summary(client)
+
+
+@contextmanager
+def named(check, advice):
+    """An error that the client raises says which check it ended, and what to do."""
+    try:
+        yield
+    except (redis.RedisError, OSError, ValueError, TypeError) as error:
+        reason = "not a URL" if isinstance(error, ValueError | TypeError) else error
+        raise Failed(
+            f"{check}: expected an answer, found: {str(reason).rstrip('.')}. {advice}"
+        ) from None
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ settings   every number that a reader may change, each a flag
 ids        the number of an event and the stream ID it becomes
 events     simulated events, and what is asked of any event
 streams    every stream command, and the connection that sends it
+schemas    the columns of each collection
 sink       Parquet files that exist once or not at all
 owner      whose data directory and whose streams these are
 alarm      how a stage's failure reaches the others

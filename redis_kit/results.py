@@ -14,9 +14,10 @@ from pathlib import Path
 import polars as pl
 
 from redis_kit.events import COLLECTIONS, LIKE
+from redis_kit.schemas import OWN
 from redis_kit.server import safe_url
 from redis_kit.settings import parse_settings
-from redis_kit.sink import DAY, OWN, first_number, newest_file
+from redis_kit.sink import DAY, first_number, newest_file
 
 SHOWN_FILES = 3
 

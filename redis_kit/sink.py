@@ -9,8 +9,7 @@ plus its rows is the number of the next file. So one look at a folder shows whet
 is missing, and two writers that both believe to be next meet at one name, and one of them
 loses. What is in the newest file of a collection is all that a new run needs to know.
 
-Refuses to guess types from a batch: each collection has one schema, and an event that does
-not fit it is a row with nulls whose column `event` keeps the truth.
+Refuses to write over anything, and to be believed before the disk itself has it.
 """
 
 import errno
@@ -23,94 +22,14 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-import polars as pl
 import pyarrow.parquet as pq
 
 from redis_kit.alarm import Refused
-from redis_kit.events import BLOCK, COLLECTIONS, FOLLOW, LIKE, POST, REPOST
+from redis_kit.events import COLLECTIONS
 from redis_kit.ids import BEFORE_FIRST, StreamId
+from redis_kit.schemas import rows
 
-# 1. Schemas --------------------------------------------------------------------------
-
-# column: (type, where in the event it is found)
-COMMON = {
-    "did": (pl.String, ("did",)),
-    "time_us": (pl.Int64, ("time_us",)),
-    "collection": (pl.String, ("commit", "collection")),
-    "operation": (pl.String, ("commit", "operation")),
-    "rkey": (pl.String, ("commit", "rkey")),
-    "rev": (pl.String, ("commit", "rev")),
-    "cid": (pl.String, ("commit", "cid")),
-    "created_at": (pl.String, ("commit", "record", "createdAt")),
-}
-SUBJECT_POST = {
-    "subject_uri": (pl.String, ("commit", "record", "subject", "uri")),
-    "subject_cid": (pl.String, ("commit", "record", "subject", "cid")),
-    "via_uri": (pl.String, ("commit", "record", "via", "uri")),
-}
-SUBJECT_PERSON = {"subject_did": (pl.String, ("commit", "record", "subject"))}
-OWN = {
-    POST: {
-        "text": (pl.String, ("commit", "record", "text")),
-        "langs": (pl.List(pl.String), ("commit", "record", "langs")),
-        "reply_root_uri": (pl.String, ("commit", "record", "reply", "root", "uri")),
-        "reply_parent_uri": (pl.String, ("commit", "record", "reply", "parent", "uri")),
-        "embed_type": (pl.String, ("commit", "record", "embed", "$type")),
-    },
-    LIKE: SUBJECT_POST,
-    REPOST: SUBJECT_POST,
-    FOLLOW: SUBJECT_PERSON,
-    BLOCK: SUBJECT_PERSON,
-}
-
-
-def rows(collection, batch):
-    """A DataFrame of [(StreamId, event bytes, event as a dict)], in the collection's schema."""
-    columns = COMMON | OWN[collection]
-    series = [
-        pl.Series("stream_id", [str(stream_id) for stream_id, _, _ in batch], pl.String),
-        pl.Series("number", [stream_id.number for stream_id, _, _ in batch], pl.Int64),
-    ]
-    for name, (dtype, path) in columns.items():
-        fits = FITS[dtype]
-        values = [found(event, path) for _, _, event in batch]
-        values = [value if fits(value) else None for value in values]
-        series.append(pl.Series(name, values, dtype))
-    series.append(pl.Series("event", [raw.decode() for _, raw, _ in batch], pl.String))
-    return pl.DataFrame(series)
-
-
-def by_day(batch):
-    """A batch in parts of one day each, for a file never crosses midnight (UTC)."""
-    return [list(part) for _, part in groupby(batch, key=lambda entry: entry[0].day)]
-
-
-def found(event, path):
-    """What stands at path in the event, None where the way there is not made of objects."""
-    for key in path:
-        event = event.get(key) if isinstance(event, dict) else None
-    return event
-
-
-def is_text(value):
-    """Whether it is text that UTF-8 can hold: JSON may escape half a surrogate pair."""
-    if not isinstance(value, str):
-        return False
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-FITS = {
-    pl.String: is_text,
-    pl.Int64: lambda value: type(value) is int and -(2**63) <= value < 2**63,
-    pl.List(pl.String): lambda value: isinstance(value, list) and all(map(is_text, value)),
-}
-
-
-# 2. The directory as a log -----------------------------------------------------------
+# 1. The directory as a log -----------------------------------------------------------
 
 DAY = re.compile(r"\d{4}_\d{2}_\d{2}")
 FILE = re.compile(r"data_\d{8}_\d{6}_(\d+)\.parquet")
@@ -168,7 +87,12 @@ def read_footer(path):
     return footer
 
 
-# 3. Durable writes -------------------------------------------------------------------
+# 2. Durable writes -------------------------------------------------------------------
+
+
+def by_day(batch):
+    """A batch in parts of one day each, for a file never crosses midnight (UTC)."""
+    return [list(part) for _, part in groupby(batch, key=lambda entry: entry[0].day)]
 
 
 def sync_file(descriptor):

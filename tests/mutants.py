@@ -84,7 +84,7 @@ MUTANTS = {
         SCRIPT, "except BadEvent as error:\n                self", "except KeyError as error:\n                self",
         "test_stages.py"),
     "rule 10: an odd value spoils the batch": (
-        SINK, "[value if fits(value) else None for value in values]", "values", "test_sink.py"),
+        "redis_kit/schemas.py", "[value if fits(value) else None for value in values]", "values", "test_sink.py"),
     "rule 11: missing events are not lost": (
         AUDIT, "            count.lost += 1\n", "            pass\n", "test_audit.py"),
     "rule 11: repeated rows are not counted": (

@@ -40,7 +40,7 @@ def test_a_helper_imports_no_script(path):
     assert not imports(path) & scripts
 
 
-@pytest.mark.parametrize("name", ["sink", "events", "ids"])
+@pytest.mark.parametrize("name", ["sink", "events", "ids", "schemas"])
 def test_sink_and_events_know_nothing_of_redis(name):
     assert not imports(ROOT / f"redis_kit/{name}.py") & {"redis", "redis_kit.streams"}
 
