@@ -91,10 +91,16 @@ class TestServer:
         self.process.wait()
 
 
-@pytest.fixture(scope="session", params=PROGRAMS)
+def program(name):
+    if name not in PROGRAMS:
+        pytest.skip("--servers leaves this one out")
+    return PROGRAMS[name]
+
+
+@pytest.fixture(scope="session", params=list(PROGRAMS))
 def shared_server(request, tmp_path_factory):
     """A server for many tests; each finds it empty."""
-    found = TestServer(PROGRAMS[request.param], tmp_path_factory.mktemp(request.param))
+    found = TestServer(program(request.param), tmp_path_factory.mktemp(request.param))
     yield found
     found.end()
 
@@ -105,10 +111,10 @@ def url(shared_server):
     return shared_server.url
 
 
-@pytest.fixture(params=PROGRAMS)
+@pytest.fixture(params=list(PROGRAMS))
 def own_server(request, tmp_path):
     """A server for one test, which may kill it, starve it or stop it."""
-    found = TestServer(PROGRAMS[request.param], tmp_path / "server")
+    found = TestServer(program(request.param), tmp_path / "server")
     yield found
     found.resume()
     found.end()

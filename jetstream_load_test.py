@@ -451,6 +451,7 @@ class LoadTest:
         self.sink.begin_set(firehose.name)
         self.owner.name_set(self.client, firehose.name)
         if self.firehose is None:
+            self.settings.summary_path.unlink(missing_ok=True)  # it tells of another run
             self.telemetry.say(
                 f"🌱 {len(firehose):,} events; after a crash --seed {firehose.seed} completes them"
             )

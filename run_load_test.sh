@@ -9,7 +9,8 @@
 #
 # Nothing but bash and Python 3.11 (or uv, or conda) needs to be there. The machine is left as
 # it was found: what this script starts, it stops, unless --keep-server is given. Its exit
-# status is the load test's, or 1 with the name of the step that failed, or 130 after Ctrl+C.
+# status is the load test's, or 1 with the name of the step that failed, or 130 after Ctrl+C
+# (143 after SIGTERM), when the results are not shown. Paths in flags are relative to the kit.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
@@ -18,8 +19,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 
 KEEP_SERVER=
 STEP=
-TIMES=
-SERVER_IS=
+STEP_TIMES=
 ARGS=()
 
 parse_arguments() {
@@ -29,7 +29,7 @@ parse_arguments() {
         previous=$argument
         case "$argument" in
         --keep-server) KEEP_SERVER=yes && continue ;;
-        --help | -h) show_help && exit ;;
+        --help | -h) show_help || true && exit 0 ;;
         --redis-url=*) REDIS_URL=${argument#--redis-url=} ;;
         esac
         ARGS+=("$argument")
@@ -38,11 +38,15 @@ parse_arguments() {
 }
 
 show_help() {
-    sed -n '2,13s/^# \{0,1\}//p' run_load_test.sh
-    PYTHON=$(base_python) || return 0
-    if "$PYTHON" -c 'import redis, polars' 2>/dev/null || { PYTHON=.venv/bin/python && [ -x "$PYTHON" ]; }; then
-        say && "$PYTHON" jetstream_load_test.py --help | sed '1,/^$/d'
-    fi
+    local python
+    sed -n '2,15s/^# \{0,1\}//p' run_load_test.sh
+    for python in "$PYTHON" .venv/bin/python python3; do
+        if [ -n "$python" ] && "$python" -m redis_kit.preflight 2>/dev/null; then
+            say && "$python" jetstream_load_test.py --help | sed '1,/^$/d'
+            return
+        fi
+    done
+    say "" "(The load test's own flags are shown here once its packages are installed.)"
 }
 
 step() { # number, name, command...
@@ -51,23 +55,23 @@ step() { # number, name, command...
     say "" "── $1/6 $2"
     shift 2
     "$@" || status=$?
-    leave_if_signalled
-    TIMES="$TIMES $STEP $((SECONDS - began))s,"
+    if [ "$STEP" != "load test" ] || [ "$status" -ne 3 ]; then leave_if_signalled; fi
+    STEP_TIMES="$STEP_TIMES $STEP $((SECONDS - began))s,"
     return "$status"
 }
 
 # --- The steps --------------------------------------------------------------------------
 
 check() {
-    found Docker "$(docker info --format 'engine {{.ServerVersion}}' 2>/dev/null || true)" "no engine"
-    found Compose "$(find_compose && say "$COMPOSE" || true)" "not usable"
-    found conda "$(conda --version 2>/dev/null || true)" "not found"
-    found "conda env" "$(conda_python)" "no $ENV_NAME"
-    found uv "$(uv --version 2>/dev/null || true)" "not found"
-    found Python "$(base_python || true)" "none from 3.11 on"
-    found "Redis on PATH" "$(command -v redis-server || command -v valkey-server || true)" "none"
-    found "Port 6379" "$(port_state)" ""
-    found "Will use" "$(planned_python), $(planned_server)" ""
+    report Docker "$(docker info --format 'engine {{.ServerVersion}}' 2>/dev/null | grep 'engine .' || true)" "no engine"
+    report Compose "$(find_compose && say "$COMPOSE" || true)" "not usable"
+    report conda "$(conda --version 2>/dev/null || true)" "not found"
+    report "conda env" "$(conda_python)" "no $ENV_NAME"
+    report uv "$(uv --version 2>/dev/null || true)" "not found"
+    report Python "$(base_python || true)" "none from 3.11 on"
+    report "Redis on PATH" "$(command -v redis-server || command -v valkey-server || true)" "none"
+    report "Port 6379" "$(port_state)" ""
+    report "Will use" "$(planned_python), $(planned_server)" ""
 }
 
 planned_python() {
@@ -85,6 +89,8 @@ planned_python() {
 planned_server() {
     if [ -n "${REDIS_URL:-}" ]; then
         say "the server that you named"
+    elif ! noted_container && [ -e "$NOTE" ]; then
+        say "the server that is noted in data/server.url, if it still runs"
     elif find_compose; then
         say "Redis in a container"
     elif command -v redis-server || command -v valkey-server; then
@@ -94,7 +100,7 @@ planned_server() {
     fi
 }
 
-found() { # what, what was found, what to say otherwise
+report() { # what, what was found, what to say otherwise
     printf '   %-16s %s\n' "$1" "${2:-$3}"
 }
 
@@ -120,7 +126,7 @@ start() {
 
 show_results() {
     short_python -m redis_kit.results ${ARGS[@]+"${ARGS[@]}"}
-    say "" "⏱️ $TIMES $SECONDS s in all"
+    say "" "⏱️ $STEP_TIMES $SECONDS s in all"
 }
 
 leave() { # also after a failure and after Ctrl+C
@@ -128,10 +134,10 @@ leave() { # also after a failure and after Ctrl+C
     trap '' INT TERM HUP
     case "$SERVER_IS" in
     container | process)
-        if [ -n "$KEEP_SERVER" ] && [ -n "${REDIS_URL:-}" ]; then
+        if [ -n "$KEEP_SERVER" ] && [ -e "$NOTE" ]; then
             say "🔌 The server keeps running at $REDIS_URL; end it with ./start_local.sh --stop"
         else
-            stop_server || true
+            stop_own_server || true
         fi
         ;;
     esac

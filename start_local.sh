@@ -43,18 +43,17 @@ start_server() {
         SERVER_IS=given
         return
     fi
-    if noted_container && ! container_runs; then
-        rm -f "$NOTE" # it was taken down by hand; whoever answers there now is not ours
-    fi
-    if REDIS_URL=$(kit_server status); then
+    # Where the container is, is asked of Docker: by now a stranger may answer at a noted port.
+    if noted_container; then rm -f "$NOTE"; fi
+    if REDIS_URL=$(kit_server status 2>/dev/null); then
         SERVER_IS=running
         return
     fi
     if find_compose && start_container; then
         return
     fi
-    SERVER_IS=process # known before it starts, so that Ctrl+C meanwhile ends it
-    REDIS_URL=$(kit_server start) || fail "No server could be started"
+    SERVER_IS=process # which stop_own_server ends only if it was started for this script
+    REDIS_URL=$(kit_server start --for "$$") || fail "No server could be started"
 }
 
 start_container() {
@@ -66,7 +65,7 @@ start_container() {
     fi
     port=${REDIS_PORT:-$(kit_server free-port 6379)}
     mkdir -p "$KIT/data/redis"
-    SERVER_IS=container
+    SERVER_IS=container # known before it starts, so that Ctrl+C meanwhile ends it
     say "🐳 Starting the container on port $port; waiting up to 30 s"
     if ! REDIS_PORT=$port REDIS_UID=$(id -u) REDIS_GID=$(id -g) run_child compose up -d redis; then
         leave_if_signalled
@@ -83,11 +82,27 @@ start_container() {
     return 1
 }
 
-# Ends the server that this kit started, be it a process or a container.
+# Ends the server that is noted as ours, be it a process or a container.
 stop_server() {
-    if noted_container && find_compose; then compose down; fi
-    kit_server stop
+    if noted_container; then
+        find_compose || fail "Docker does not answer: the container is left as it is"
+        stop_container
+    else
+        kit_server stop
+    fi
 }
+
+stop_container() { compose down && rm -f "$NOTE" && say "🛑 Stopped the container"; }
+
+# Ends what start_server started for this very script, and nothing that was there before.
+stop_own_server() {
+    case "$SERVER_IS" in
+    container) stop_container ;;
+    process) kit_server stop --only-for "$$" ;;
+    esac
+}
+
+SERVER_IS=
 
 # --- The command -----------------------------------------------------------------------
 
@@ -101,6 +116,7 @@ main() {
     *) fail "Unknown argument $1: try --help" ;;
     esac
     listen_for_signals
+    trap abandon EXIT
     if [ -n "${1:-}" ]; then
         PYTHON=$(base_python) || fail "No Python 3.11 or later was found"
         if [ "$1" = --stop ]; then stop_server; else kit_server status; fi
@@ -111,11 +127,20 @@ main() {
     install_requirements requirements.txt
     start_server
     case "$SERVER_IS" in
-    given) say "✅ REDIS_URL is set: that server is used, none was started" ;;
+    given)
+        say "✅ REDIS_URL is set: that server is used, none was started"
+        return
+        ;;
     running) say "✅ A server of ours is running already" ;;
     *) say "✅ Redis is ready ($SERVER_IS); end it with ./start_local.sh --stop" ;;
     esac
+    READY=yes
     say "REDIS_URL=$REDIS_URL"
+}
+
+READY=
+abandon() { # a server that was being started when something went wrong
+    if [ -z "$READY" ]; then stop_own_server || true; fi
 }
 
 if [ "${BASH_SOURCE[0]}" = "$0" ]; then

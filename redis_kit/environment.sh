@@ -6,12 +6,17 @@
 # or python3 > a conda env made now; each only from Python 3.11 on. Sourced, never run. Written
 # for bash 3.2, which is what macOS has.
 
+unset CDPATH # or cd would print where it goes
 KIT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 ENV_NAME=bluesky-research
 CHILD=
 SIGNALLED=
 PYTHON=${PYTHON:-}
 PYTHON_IS=
+
+case "$PYTHON" in # absolute, before anybody changes the folder
+*/*) PYTHON=$(cd "$(dirname "$PYTHON")" && pwd)/${PYTHON##*/} ;;
+esac
 
 say() { printf '%s\n' "$@"; }
 
@@ -46,7 +51,7 @@ short_python() { (trap '' INT && cd "$KIT" && exec "$PYTHON" "$@"); }
 on_signal() { # exit status
     SIGNALLED=$1
     [ -n "$CHILD" ] || exit "$1"
-    kill -s TERM -- "-$CHILD" 2>/dev/null || true # each of our children drains on SIGTERM, too
+    kill -s TERM -- "-$CHILD" 2>/dev/null || true # each of our children ends cleanly on SIGTERM
 }
 
 listen_for_signals() {
@@ -59,6 +64,8 @@ leave_if_signalled() { [ -z "$SIGNALLED" ] || exit "$SIGNALLED"; }
 # --- Python ----------------------------------------------------------------------------
 
 is_python() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; }
+
+can_install() { command -v uv >/dev/null 2>&1 || "$1" -m pip --version >/dev/null 2>&1; }
 
 is_managed() { # a Python of the operating system, into which nothing should be installed
     "$1" -c 'import os, sys, sysconfig as s; sys.exit(sys.prefix != sys.base_prefix or not
@@ -105,19 +112,24 @@ choose_python() {
 }
 
 make_environment() { # .venv by uv or python3, else the conda env
-    local venv=$KIT/.venv found
-    if ! { is_python "$venv/bin/python" && "$venv/bin/python" -m pip --version >/dev/null 2>&1; }; then
-        rm -rf "$venv" # what an interrupted run left
+    local venv=$KIT/.venv found unfinished=$KIT/.venv/.kit-unfinished
+    if [ -e "$unfinished" ]; then rm -rf "$venv"; fi # an interrupted run left it
+    if [ ! -e "$venv" ]; then
+        mkdir "$venv" && : >"$unfinished"
         if command -v uv >/dev/null 2>&1; then
-            run_child uv venv --quiet --seed --python "${PYTHON:->=3.11}" "$venv" || rm -rf "$venv"
+            run_child uv venv --quiet --seed --allow-existing --python "${PYTHON:->=3.11}" "$venv" &&
+                rm -f "$unfinished"
         fi
-        if [ ! -e "$venv" ] && found=$(base_python); then
+        if [ -e "$unfinished" ] && found=$(base_python); then
             # Without ensurepip this fails, and leaves a Python that cannot install behind.
-            run_child "$found" -m venv "$venv" || rm -rf "$venv"
+            run_child "$found" -m venv "$venv" && rm -f "$unfinished"
         fi
         leave_if_signalled
+        if [ -e "$unfinished" ]; then rm -rf "$venv"; fi
     fi
     if [ -e "$venv" ]; then
+        is_python "$venv/bin/python" && can_install "$venv/bin/python" ||
+            fail "$venv is no Python 3.11 or later that can install packages: move it away"
         PYTHON=$venv/bin/python PYTHON_IS="the virtual environment .venv"
     elif command -v conda >/dev/null 2>&1 &&
         run_child conda create --yes --quiet --name "$ENV_NAME" 'python>=3.11'; then
@@ -132,7 +144,8 @@ make_environment() { # .venv by uv or python3, else the conda env
 install_requirements() {
     local file=$KIT/$1 stamp quiet=--quiet
     if [ -t 1 ]; then quiet=; fi # on a terminal pip shows how far it is
-    stamp=$(short_python -c 'import sys; print(sys.prefix)')/.kit-$(printf %s "$1" | tr '/' '-')
+    stamp=$(short_python -c 'import sys; print(sys.prefix)') || fail "$PYTHON does not run"
+    stamp=$stamp/.kit-$(printf %s "$1" | tr '/' '-')
     if cmp -s "$file" "$stamp" && has_packages; then
         say "📦 $1: nothing has changed"
         return

@@ -170,10 +170,24 @@ def answers(port, host="127.0.0.1"):
         return False
 
 
+def process_id(port):
+    """The pid that the server at a port says it has, or None."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
+            connection.sendall(b"INFO server\r\n")
+            found = re.search(rb"process_id:(\d+)", connection.recv(65536))
+    except OSError:
+        return None
+    return int(found[1]) if found else None
+
+
 def wait_until_ready(port, process=None, seconds=READY_SECONDS):
-    """Return once the server answers; ServerError if it ended or took too long."""
+    """Return once the server answers, and is the process, if one is given.
+
+    ServerError if that ended, or took too long.
+    """
     deadline = time.monotonic() + seconds
-    while not answers(port):
+    while not answers(port) or (process and process_id(port) != process.pid):
         if process is not None and process.poll() is not None:
             raise ServerError(f"the server ended with status {process.returncode}")
         if time.monotonic() > deadline:
@@ -181,18 +195,21 @@ def wait_until_ready(port, process=None, seconds=READY_SECONDS):
         time.sleep(0.05)
 
 
-def start(port=6379):
+def start(port=6379, started_for=""):
     """The URL of our server: the one that runs, else a new one, noted for the other scripts."""
     binary = find_binary()
     folder = DATA / f"{binary.flavour}-{binary.version[0]}.{binary.version[1]}"
-    running = lock_holder(folder)
-    if running and answers(running[1]):
-        return note(f"redis://127.0.0.1:{running[1]}/0", f"process {folder.name}")
-    if running:
-        raise ServerError(f"our server (pid {running[0]}) is there but does not answer")
+    held = lock_holder(folder)
+    if held:
+        wait_until_ready(held[1])
+        return running() or note(f"redis://127.0.0.1:{held[1]}/0", f"process {folder.name}")
     port = free_port(port)
     tell(f"🚀 Starting {binary} ({binary.path}) on port {port}; waiting up to {READY_SECONDS} s")
-    process = launch(binary, folder, port)
+    try:
+        process = launch(binary, folder, port)
+    except BlockingIOError:  # somebody else is just starting it
+        time.sleep(0.2)
+        return start(port, started_for)
     try:
         wait_until_ready(port, process)
     except ServerError as error:
@@ -202,12 +219,12 @@ def start(port=6379):
     except BaseException:  # Ctrl+C while waiting: nothing is left behind
         end(process.pid, folder)
         raise
-    return note(f"redis://127.0.0.1:{port}/0", f"process {folder.name}")
+    return note(f"redis://127.0.0.1:{port}/0", f"process {folder.name}", started_for)
 
 
-def note(url, what):
-    """Write down for the other scripts where the server is, and what of it is ours."""
-    NOTE.write_text(f"{url}\n{what}\n")
+def note(url, what, started_for=""):
+    """Write down where the server is, what of it is ours, and for whom it was started."""
+    NOTE.write_text(f"{url}\n{what}\n{started_for}\n")
     return url
 
 
@@ -225,38 +242,39 @@ def end(pid, folder):
 
 
 def noted():
-    """(URL, 'process FOLDER' or 'container') of the server that was left running, or None."""
+    """(URL, 'process FOLDER' or 'container', for whom) of the server that was started, or None."""
     try:
-        url, what = NOTE.read_text().splitlines()
+        url, what, started_for = NOTE.read_text().splitlines()
     except (OSError, ValueError):
         return None
-    return url, what
-
-
-def noted_url():
-    found = noted()
-    return found[0] if found else None
+    return url, what, started_for
 
 
 def running():
-    """The noted URL if that server is ours and answers, else None; forgets a dead one."""
+    """The noted URL if that server is ours and answers, else None.
+
+    A process proves by its lock and its pid that it is ours. A container is believed: Docker
+    knows, and start_local.sh asks it.
+    """
     found = noted()
     if not found:
         return None
-    url, what = found
-    kind, _, folder = what.partition(" ")
-    ours = kind == "container" or lock_holder(DATA / folder)
-    if ours and answers(urllib.parse.urlsplit(url).port):
-        return url
-    return None
+    url, (kind, _, folder) = found[0], found[1].partition(" ")
+    port = urllib.parse.urlsplit(url).port
+    held = lock_holder(DATA / folder) if kind == "process" else None
+    ours = kind == "container" or (held and held == (process_id(port), port))
+    return url if ours and answers(port) else None
 
 
-def stop():
-    """End the server process that is noted as ours; returns what was done, for people."""
+def stop(only_for=None):
+    """End the server process that is noted as ours; returns what was done, for people.
+
+    With only_for, a server that was started for somebody else is left alone.
+    """
     found = noted()
-    if not found:
-        return "No server of ours is running."
-    url, what = found
+    if not found or (only_for and found[2] != only_for):
+        return None if only_for else "No server of ours is running."
+    url, what, _ = found
     folder = DATA / what.partition(" ")[2]
     held = lock_holder(folder)
     if held:
@@ -270,15 +288,16 @@ def stop():
 
 def safe_url(url):
     """The URL without its password, fit for a screen, a log or a file; it may be no URL at all."""
-    scheme, slashes, rest = url.rpartition("://")
+    scheme, slashes, rest = url.partition("://")
+    rest = re.sub(r"(password=)[^&]*", r"\1***", rest)
     login, at, host = rest.rpartition("@")
     user = login.partition(":")[0]
-    hidden = re.sub(r"(password=)[^&]*", r"\1***", host)
-    return f"{scheme}{slashes}{user}{':***' if ':' in login else ''}{at}{hidden}"
+    return f"{scheme}{slashes}{user}{':***' if ':' in login else ''}{at}{host}"
 
 
 def tell(line):
-    print(line, file=sys.stderr, flush=True)
+    if line:
+        print(line, file=sys.stderr, flush=True)
 
 
 def main():
@@ -286,7 +305,9 @@ def main():
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     starting = verbs.add_parser("start", help="start a server, or find ours; prints its URL")
     starting.add_argument("--port", type=int, default=6379, help="wanted port (default: 6379)")
-    verbs.add_parser("stop", help="end the server that start left running")
+    starting.add_argument("--for", dest="started_for", default="", help="note for whom")
+    stopping = verbs.add_parser("stop", help="end the server that start left running")
+    stopping.add_argument("--only-for", help="only if it was started for this one")
     verbs.add_parser("status", help="print its URL; status 1 if there is none")
     port = verbs.add_parser("free-port", help="print a port that nobody uses")
     port.add_argument("wanted", type=int, nargs="?", default=6379)
@@ -308,9 +329,12 @@ def main():
 
 def obey(asked):
     if asked.verb == "start":
-        print(start(asked.port))
+        print(start(asked.port, asked.started_for))
     elif asked.verb == "stop":
-        print(stop())
+        if asked.only_for:
+            tell(stop(asked.only_for))
+        else:
+            print(stop())
     elif asked.verb == "free-port":
         print(free_port(asked.wanted))
     elif asked.verb == "wait":
@@ -319,8 +343,10 @@ def obey(asked):
         print(note(f"redis://127.0.0.1:{asked.port}/0", "container"))
     else:
         url = running()
-        print(url or "No server of ours is running.")
-        return 0 if url else 1
+        if not url:
+            tell("No server of ours is running.")
+            return 1
+        print(url)
     return 0
 
 

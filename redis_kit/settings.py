@@ -9,6 +9,7 @@ import argparse
 import dataclasses
 import math
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,6 +101,7 @@ class OneLineParser(argparse.ArgumentParser):
     """argparse that says what is wrong in one line and ends with status 2."""
 
     def error(self, message):
+        message = re.sub(r"://[^@\s]*@", "://***@", message)  # a URL in the wrong place
         self.exit(2, f"❌ {message} (--help shows what is possible)\n")
 
 
@@ -176,7 +178,7 @@ def parse_settings(description, epilog=None, argv=None):
 
 def named_server(redis_url=None):
     """The URL given, else $REDIS_URL, else the server that start_local.sh left, else None."""
-    return redis_url or os.environ.get("REDIS_URL") or server.noted_url()
+    return redis_url or os.environ.get("REDIS_URL") or server.running()
 
 
 def can_redraw(out):

@@ -16,4 +16,7 @@ say "🐍 Python: $PYTHON ($PYTHON_IS)"
 install_requirements requirements.txt
 install_requirements tests/requirements.txt
 unset REDIS_URL # the tests use servers of their own only
-run_child "$PYTHON" -m pytest -n 3 --dist loadgroup "$@"
+status=0
+run_child "$PYTHON" -m pytest -n 3 --dist loadgroup "$@" || status=$?
+leave_if_signalled
+exit "$status"

@@ -223,11 +223,11 @@ def test_a_container_that_runs_already_is_used_noted_and_left_alone(copy, any_se
     assert f"127.0.0.1:{any_server.port}/0 was running already" in run.stdout
     calls = (copy / "docker.calls").read_text()
     assert "up -d" not in calls and "down" not in calls
-    assert (copy / "data/server.url").read_text().endswith("container\n")
+    assert (copy / "data/server.url").read_text().splitlines()[1] == "container"
 
 
 def test_a_stranger_where_the_container_used_to_be_is_not_used(copy, any_server):
-    (copy / "data/server.url").write_text(f"{any_server.url}\ncontainer\n")
+    (copy / "data/server.url").write_text(f"{any_server.url}\ncontainer\n\n")
 
     started = call(copy, "start_local.sh")
 
@@ -236,7 +236,70 @@ def test_a_stranger_where_the_container_used_to_be_is_not_used(copy, any_server)
     assert str(any_server.port) not in started.stdout.splitlines()[-1]
 
 
-# 4. Python ---------------------------------------------------------------------------
+@pytest.mark.parametrize("script", ["run_load_test.sh", "start_local.sh"])
+def test_ctrl_c_while_the_container_starts_takes_it_down(copy, script):
+    path = stub(
+        copy,
+        "docker",
+        'echo "$*" >>docker.calls\n'
+        'case "$*" in info*) echo engine 27.0 ;; *up*) exec sleep 30 ;; esac',
+    )
+    process = subprocess.Popen(
+        [copy / script], env=environment(PATH=path), cwd=copy, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+    )  # fmt: skip
+    wait_until(lambda: "up -d" in read(copy / "docker.calls"))
+    os.kill(process.pid, signal.SIGINT)
+    out, _ = process.communicate(timeout=30)
+
+    assert process.returncode == 130, out
+    assert read(copy / "docker.calls").splitlines()[-1] == "compose down"
+
+
+def read(path):
+    return path.read_text() if path.exists() else ""
+
+
+def wait_until(holds, seconds=20):
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+# 4. Two at once, and strangers --------------------------------------------------------
+
+
+def test_a_second_script_does_not_stop_the_server_of_the_first(copy):
+    first = subprocess.Popen(
+        [copy / "run_load_test.sh", "--rate", "100", "--events-per-collection", "100"],
+        env=environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    wait_until(lambda: list(copy.glob("data/*/*/*.parquet")))
+    second = call(copy, "run_load_test.sh", *QUICK)
+    out, _ = first.communicate(timeout=60)
+
+    assert second.returncode == 2 and "another run" in second.stderr, second.stdout
+    assert first.returncode == 0 and "passes: 1" in out, out
+    assert running_servers(copy) == []
+
+
+def test_a_stranger_where_our_server_used_to_be_is_not_used(copy, any_server):
+    call(copy, "start_local.sh")
+    [folder] = running_servers(copy)
+    os.kill(server.lock_holder(folder)[0], signal.SIGKILL)
+    note = copy / "data/server.url"
+    note.write_text(f"{any_server.url}\n{note.read_text().splitlines()[1]}\n\n")
+
+    run = subprocess.run(
+        [sys.executable, copy / "jetstream_load_test.py", *QUICK], env=environment(), cwd=copy,
+        text=True, capture_output=True,
+    )  # fmt: skip
+
+    assert run.returncode == 2 and "no Redis server was named" in run.stderr
+
+
+# 5. Python ---------------------------------------------------------------------------
 
 
 def test_an_old_python_is_refused_in_one_line(copy):
@@ -286,6 +349,42 @@ def test_without_any_python_one_line_says_what_to_install(copy):
 
     assert run.returncode == 1
     assert run.stderr.count("\n") == 1 and "install Python 3.11" in run.stderr
+
+
+def test_a_venv_that_is_not_ours_is_left_alone(copy):
+    (copy / ".venv/bin").mkdir(parents=True)
+    (copy / ".venv/notes.txt").write_text("mine")
+    run = call(copy, "start_local.sh", PYTHON="", PATH=python_on_path(copy))
+
+    assert run.returncode == 1 and "move it away" in run.stderr
+    assert (copy / ".venv/notes.txt").exists()
+
+
+def test_a_venv_that_an_interruption_left_unfinished_is_made_anew(copy):
+    (copy / ".venv/bin").mkdir(parents=True)
+    (copy / ".venv/.kit-unfinished").touch()
+    call(copy, "start_local.sh", PYTHON="", PATH=python_on_path(copy, "no-packages"))
+
+    assert (copy / ".venv/bin/python").exists()
+    assert not (copy / ".venv/.kit-unfinished").exists()
+
+
+def test_a_python_may_be_named_relative_to_where_one_is(copy):
+    relative = os.path.relpath(sys.executable, copy.parent)
+    run = call(copy, "start_local.sh", PYTHON=relative)
+
+    assert run.returncode == 0, run.stderr
+
+
+def python_on_path(copy, refuses="nothing"):
+    """A python3 that makes environments, in which pip fails at once if asked to."""
+    text = f'exec "{sys.executable}" "$@"'
+    if refuses == "no-packages":
+        text = (
+            f'[ "$2" = venv ] || exec "{sys.executable}" "$@"\n'
+            'mkdir -p "$3/bin" && ln -s /bin/false "$3/bin/python"'
+        )
+    return stub(copy, "python3", text)
 
 
 def listening_on_6379():
