@@ -52,17 +52,20 @@ from redis_kit.sink import ParquetSink, by_day
 from redis_kit.telemetry import Tally, TelemetryCollector
 
 END = None
-QUEUED_BURSTS = 20
-READ_AT_ONCE = 1000
-MEMORY_SHARE = 0.8
-LONGEST_PAUSE = 5.0
+QUEUED_BURSTS = 20  # enough that ingestion never waits for the source, little to hold in memory
+READ_AT_ONCE = 1000  # entries a reply: half a megabyte
+MEMORY_SHARE = 0.8  # of maxmemory: the rest is for the server's own buffers, and for others
+LONGEST_PAUSE_SECONDS = 5.0
 
 
 # 1. The source -----------------------------------------------------------------------
 
 
 class JetstreamSimulator:
-    """Gives the events of a set behind what is on disk, each burst when its last event is due."""
+    """Gives the events of a set behind what is on disk, each burst when its last event is due.
+
+    began is when the run's first pass asked (monotonic) and how many events were stored by then.
+    """
 
     def __init__(self, load_test, rate=50.0, mix="equal", seed=None):
         self.load_test, self.rate, self.mix, self.seed = load_test, rate, mix, seed
@@ -148,7 +151,7 @@ class DataIngestion:
 
     def room_for(self, entries):
         """How many entries fit: half of MAXLEN is for what is on no disk yet, so that nothing
-        unread is ever trimmed."""
+        of it is ever trimmed."""
         for fitting, (collection, stream_id, _) in enumerate(entries):
             if stream_id.number - self.sink.last_id(collection).number > self.maxlen // 2:
                 return fitting
@@ -176,14 +179,14 @@ class DataIngestion:
             if left >= needed:
                 break
             streams.trim_stored(self.client, self.sink.last_id)
-            if not any(map(self.unread_count, COLLECTIONS)):
+            if not any(map(self.unstored_count, COLLECTIONS)):
                 break
             self.hurry.set()
             self.wait(0.05)
         self.hurry.clear()
         self.bytes_before_asking = min(left // 2, 2**24) if left is not None else 2**24
 
-    def unread_count(self, collection):
+    def unstored_count(self, collection):
         return self.appended[collection].number - self.sink.last_id(collection).number
 
     def wait(self, seconds):
@@ -278,13 +281,14 @@ class DataWriter:
         except BadEvent:
             return None
         newest = self.newest()
-        due, ahead = newest.following(time_us).millisecond, stream_id.number - newest.number
+        expected_ms = newest.following(time_us).millisecond
+        ahead = stream_id.number - newest.number
         if stream_id <= self.last_id():
             fits = True
         elif ahead == 1:
-            fits = stream_id.millisecond == due
+            fits = stream_id.millisecond == expected_ms
         else:  # behind a hole, where a clock may have stepped back
-            fits = ahead > 1 and stream_id.millisecond >= due
+            fits = ahead > 1 and stream_id.millisecond >= expected_ms
         return event if fits and collection == self.collection else None
 
     def keep(self, stream_id, raw, event):
@@ -301,7 +305,7 @@ class DataWriter:
         for part in by_day(self.batch):
             size = self.sink.write(self.collection, part)
             last_number = part[-1][0].number
-            self.tally.wrote(self.sink.source, self.collection, last_number, len(part), size)
+            self.tally.wrote(self.sink.set_name, self.collection, last_number, len(part), size)
         stream_ids = [stream_id for stream_id, _, _ in self.batch]
         streams.acknowledge(self.client, self.collection, stream_ids)
         self.seam("after_ack")
@@ -340,7 +344,11 @@ class DataWriter:
 
 
 class LoadTest:
-    """Passes over one data directory and one server, until everything is on disk."""
+    """Passes over one data directory and one server, until everything is on disk.
+
+    Invariant: every event of the set with an index below published_index was put on the queue,
+    or was on disk before.
+    """
 
     def __init__(self, settings, client, owner, sink, seam):
         self.settings, self.client, self.owner = settings, client, owner
@@ -381,7 +389,9 @@ class LoadTest:
             self.telemetry.say(f"⚠️  Pass {self.tally.passes} ended: {reason}; {next_step}")
             if gives_up or (self.stop.is_set() and self.published_is_stored()):
                 return
-            pause = min(2 * pause, LONGEST_PAUSE) if progress == self.tally.progress() else 0.1
+            pause = (
+                min(2 * pause, LONGEST_PAUSE_SECONDS) if progress == self.tally.progress() else 0.1
+            )
             progress = self.tally.progress()
             # A stop cuts the pause short, once.
             (threading.Event() if self.stop.is_set() else self.stop).wait(pause)
@@ -412,7 +422,7 @@ class LoadTest:
         self.attend(into, work_waits)
         ingested.set()
         self.attend(out_of, work_waits)
-        if not alarm.is_set() and any(map(ingestion.unread_count, COLLECTIONS)):
+        if not alarm.is_set() and any(map(ingestion.unstored_count, COLLECTIONS)):
             raise Trouble("not everything that was appended is on disk")
 
     def claim(self):

@@ -10,7 +10,7 @@
 
 Every check is a function over a client that asserts what must hold. Keys are those of PREFIX
 only, and they are gone afterwards, also after Ctrl+C. Ends with status 1 and the name of the
-check that failed, 2 if no server was named or none is there.
+check that failed, 2 if no server was named.
 """
 
 from redis_kit import preflight
@@ -311,7 +311,7 @@ def test_records(text_client):
 def main():
     parser = settings.OneLineParser(
         description="Checks that a Redis server is there and does what the kit relies on.",
-        epilog="Exit status: 0 all checks passed, 1 one failed, 2 no server.",
+        epilog="Exit status: 0 all checks passed, 1 one failed, 2 no server was named.",
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

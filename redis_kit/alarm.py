@@ -56,23 +56,25 @@ def start(alarm, work, *args):
 class Patience:
     """Counts the seconds in which work waited and none was done, while the process was awake."""
 
-    LONGEST_GAP = 11.0  # two time-outs of a socket; after a longer one we had been suspended
+    LONGEST_GAP_SECONDS = (
+        11.0  # two time-outs of a socket; after a longer one we had been suspended
+    )
 
     def __init__(self, give_up_seconds):
-        self.limit, self.stuck, self.progress = give_up_seconds, 0.0, None
+        self.limit_seconds, self.stuck_seconds, self.progress = give_up_seconds, 0.0, None
         self.looked = time.monotonic()
 
     def look(self, progress, work_waits=True):
         """Called again and again, with any value that changes when work is done."""
         now = time.monotonic()
         gap, self.looked = now - self.looked, now
-        self.stuck += gap if gap <= self.LONGEST_GAP else 0.0
+        self.stuck_seconds += gap if gap <= self.LONGEST_GAP_SECONDS else 0.0
         if progress != self.progress or not work_waits:
             self.progress = progress
             self.forgive()
 
     def forgive(self):
-        self.stuck = 0.0
+        self.stuck_seconds = 0.0
 
     def exhausted(self):
-        return 0 < self.limit <= self.stuck
+        return 0 < self.limit_seconds <= self.stuck_seconds

@@ -98,12 +98,12 @@ def audit(data_dir, firehose, set_begins, published_index=None):
         collection: Cursor(data_dir, collection, set_begins[collection], counts[collection])
         for collection in COLLECTIONS
     }
-    due = {name: StreamId(0, begins - 1) for name, begins in set_begins.items()}
+    expected_ids = {name: StreamId(0, begins - 1) for name, begins in set_begins.items()}
     for index, collection, _, raw in firehose.events(dict.fromkeys(COLLECTIONS, 0)):
         count, cursor = counts[collection], cursors[collection]
-        due[collection] = due[collection].following(firehose.time_us(index))
+        expected_ids[collection] = expected_ids[collection].following(firehose.time_us(index))
         count.expected += 1
-        if find(cursor, due[collection], raw):
+        if find(cursor, expected_ids[collection], raw):
             count.stored += 1
         elif cursor.row or published_index is None or index < published_index:
             count.lost += 1

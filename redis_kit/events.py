@@ -15,7 +15,6 @@ import functools
 import hashlib
 import json
 import random
-from collections import Counter
 from datetime import UTC, datetime
 from itertools import accumulate
 
@@ -94,12 +93,6 @@ class Firehose:
 
     def __len__(self):
         return self.events_per_collection * len(COLLECTIONS)
-
-    def counts(self):
-        """Events of the set, per collection."""
-        if self.mix == "equal":
-            return Counter(dict.fromkeys(COLLECTIONS, self.events_per_collection))
-        return Counter(self.collections())
 
     def collections(self):
         """The collection of each event, in order."""

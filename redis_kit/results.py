@@ -136,7 +136,7 @@ def sample_rows(data_dir):
     return "No rows"
 
 
-NEXT = """
+WHAT_NEXT = """
 What next:
    {python} -c "import polars as pl; print(pl.read_parquet('{folder}'))"
    ./run_load_test.sh --rate 0 --mix firehose     as fast as it goes, mixed as in reality
@@ -155,7 +155,7 @@ def main():
     print(f"\nThis run: {summary['files']:,} files, {summary['bytes']:,} bytes\n")
     print(tree(data_dir), sample_rows(data_dir), sep="\n\n")
     print(f"\n📄 Summary: {settings.summary_path}")
-    print(NEXT.format(python=sys.executable, folder=data_dir / "*" / LIKE))
+    print(WHAT_NEXT.format(python=sys.executable, folder=data_dir / "*" / LIKE))
     return 0
 
 

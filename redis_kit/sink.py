@@ -36,7 +36,7 @@ FILE = re.compile(r"data_\d{8}_\d{6}_(\d+)\.parquet")
 
 
 class UnreadableFile(Refused):
-    """A Parquet file that stands where ours stand is none of ours; the message names it."""
+    """A Parquet file where ours should be that this kit did not write; the message names it."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Footer:
 
     first: StreamId
     last: StreamId
-    source: str
+    set_name: str
     set_begins: int
 
 
@@ -81,8 +81,8 @@ def read_footer(path):
         footer = Footer(first, last, said["source"], int(said["set_begins"]))
     except (OSError, KeyError, ValueError, AttributeError) as error:
         raise UnreadableFile(f"{path} is not a file of this kit: {error}") from error
-    rows_due = last.number - first.number + 1
-    if parquet.num_rows != rows_due or first.number != first_number(path):
+    rows_expected = last.number - first.number + 1
+    if parquet.num_rows != rows_expected or first.number != first_number(path):
         raise UnreadableFile(f"{path} does not hold the rows that its name and footer promise")
     return footer
 
@@ -143,7 +143,7 @@ class ParquetSink:
 
     def __init__(self, data_dir, seam=lambda name: None):
         self.data_dir, self.seam = Path(data_dir), seam
-        self.newest, self.durable_folders, self.source = {}, set(), None
+        self.newest, self.durable_folders, self.set_name = {}, set(), None
 
     def load(self):
         """Read how far each collection is, and make that durable before it is believed.
@@ -169,16 +169,16 @@ class ParquetSink:
     def newest_set(self):
         """Name of the set stored last, and the StreamId of its last event; (None, 0-0) at first."""
         footers = sorted(self.newest.values(), key=lambda footer: footer.last)
-        return (footers[-1].source, footers[-1].last) if footers else (None, BEFORE_FIRST)
+        return (footers[-1].set_name, footers[-1].last) if footers else (None, BEFORE_FIRST)
 
-    def begin_set(self, source):
+    def begin_set(self, set_name):
         """From now on, files belong to this set."""
-        self.source = source
+        self.set_name = set_name
 
     def set_begins(self, collection):
         """The number of the current set's first event, whether stored or still to come."""
         footer = self.newest.get(collection)
-        if footer and footer.source == self.source:
+        if footer and footer.set_name == self.set_name:
             return footer.set_begins
         return self.last_id(collection).number + 1
 
@@ -189,7 +189,7 @@ class ParquetSink:
         the events survive a power loss.
         """
         first, last = batch[0][0], batch[-1][0]
-        footer = Footer(first, last, self.source, self.set_begins(collection))
+        footer = Footer(first, last, self.set_name, self.set_begins(collection))
         path = self.path(collection, first)
         self.ensure_folder(path.parent)
         temporary = self.temporary(collection)
@@ -210,7 +210,7 @@ class ParquetSink:
         said = {
             "first_id": str(footer.first),
             "last_id": str(footer.last),
-            "source": footer.source,
+            "source": footer.set_name,
             "set_begins": str(footer.set_begins),
         }
         buffer = io.BytesIO()  # polars hides the errno of a full disk; a file of ours tells it

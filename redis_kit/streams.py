@@ -147,7 +147,7 @@ def append(client, entries, maxlen):
 
 
 def trim_stored(client, last_id):
-    """Drop the entries that are on disk up to last_id(collection); the unread ones stay."""
+    """Drop the entries that are on disk up to last_id(collection); the rest stays."""
     for collection in COLLECTIONS:
         client.xtrim(stream_key(collection), minid=str(last_id(collection)), approximate=False)
 

@@ -79,7 +79,7 @@ MUTANTS = {
     "rule 9: a stranger's entry is a row": (
         SCRIPT, "if fields and event is None:", "if False:", "test_stages.py"),
     "rule 9: another millisecond is ours, too": (
-        SCRIPT, "fits = stream_id.millisecond == due", "fits = True", "test_stages.py"),
+        SCRIPT, "fits = stream_id.millisecond == expected_ms", "fits = True", "test_stages.py"),
     "rule 9: a bad event ends the pass": (
         SCRIPT, "except BadEvent as error:\n                self", "except KeyError as error:\n                self",
         "test_stages.py"),
@@ -116,7 +116,7 @@ MUTANTS = {
         SCRIPT, 'if summary["lost"] or summary["duplicated"]:\n        return 3', "if False:\n        return 3",
         "test_contract.py -k missing_file"),
     "a run never gives up": (
-        "redis_kit/alarm.py", "return 0 < self.limit <= self.stuck", "return False", "test_faults.py -k never_comes_back"),
+        "redis_kit/alarm.py", "return 0 < self.limit_seconds <= self.stuck_seconds", "return False", "test_faults.py -k never_comes_back"),
 }  # fmt: skip
 
 
