@@ -143,4 +143,6 @@ def text_client(url):
 @pytest.fixture
 def kit(url, tmp_path):
     """The load test as a person runs it, on the shared server, with a directory of its own."""
-    return Kit(url, tmp_path / "data")
+    found = Kit(url, tmp_path / "data")
+    yield found
+    found.end()

@@ -37,18 +37,26 @@ class Kit:
 
     def __init__(self, url, data_dir, script=ROOT / "jetstream_load_test.py"):
         self.url, self.data_dir, self.script = url, data_dir, script
+        self.process = None
 
     def start(self, *flags, **environment):
         """A run in the background; crash="after_read:2" and slow="..." set its seams."""
         seams = {f"KIT_{name.upper()}": value for name, value in environment.items()}
         without = {name: value for name, value in os.environ.items() if name != "REDIS_URL"}
         (self.data_dir / "summary.json").unlink(missing_ok=True)
-        return subprocess.Popen(
+        self.process = subprocess.Popen(
             [sys.executable, self.script, "--redis-url", self.url,
              "--data-dir", self.data_dir, *flags],
             env=without | seams, cwd=ROOT, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
+        return self.process
+
+    def end(self):
+        """Nothing of a test that failed half-way is left to disturb the next one."""
+        if self.process and self.process.poll() is None:
+            self.process.kill()
+            self.process.communicate()
 
     def finish(self, process, seconds=60):
         try:
@@ -84,7 +92,9 @@ class Kit:
     def wait_for_files(self, count, seconds=30):
         deadline = time.monotonic() + seconds
         while len(self.files()) < count:
-            assert time.monotonic() < deadline, f"only {len(self.files())} files"
+            if time.monotonic() > deadline or self.process.poll() is not None:
+                self.process.kill()
+                raise AssertionError(f"only {len(self.files())} files: {self.finish(self.process)}")
             time.sleep(0.02)
 
     def assert_exactly_once(self, *flags):
