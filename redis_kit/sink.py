@@ -152,6 +152,7 @@ class ParquetSink:
         """
         self.durable_folders.clear()
         for collection in COLLECTIONS:
+            # Never written to: after a crash it may be another name of a finished file.
             self.temporary(collection).unlink(missing_ok=True)
             path = newest_file(self.data_dir, collection)
             if path is None:
@@ -193,8 +194,6 @@ class ParquetSink:
         path = self.path(collection, first)
         self.ensure_folder(path.parent)
         temporary = self.temporary(collection)
-        # Never opened for overwriting: after a crash it may be another name of a finished file.
-        temporary.unlink(missing_ok=True)
         try:
             size = self.write_content(temporary, rows(collection, batch), footer)
             self.seam("before_rename")

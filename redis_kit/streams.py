@@ -96,7 +96,7 @@ def ensure_group(client, collection, after):
     except redis.ResponseError as error:
         if "WRONGTYPE" in str(error):  # somebody put another thing in its place
             delete(client, collection)
-            client.xgroup_create(stream_key(collection), GROUP, id=str(after), mkstream=True)
+            ensure_group(client, collection, after)
         elif "BUSYGROUP" not in str(error):
             raise
 
