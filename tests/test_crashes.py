@@ -7,6 +7,7 @@ import random
 import signal
 import time
 
+import polars as pl
 import pytest
 import redis
 
@@ -151,6 +152,8 @@ def test_what_a_dead_run_of_an_earlier_set_left_is_settled_under_its_own_name(ki
     assert later.summary["written"] == later.summary["expected"] == 1500
     settled = len(kit.rows()) - before - 1500
     assert settled > 0 and f"{settled:,} events it had left" in later.out
+    names = {pl.read_parquet_metadata(path)["source"].split(" rate")[0] for path in kit.files()}
+    assert names == {"simulator seed=50000000", "simulator seed=60000000"}
 
 
 def test_a_paused_process_goes_on(url, tmp_path):
