@@ -127,10 +127,7 @@ main() {
     install_requirements requirements.txt
     start_server
     case "$SERVER_IS" in
-    given)
-        say "✅ REDIS_URL is set: that server is used, none was started"
-        return
-        ;;
+    given) say "✅ REDIS_URL is set: that server is used, none was started" ;;
     running) say "✅ A server of ours is running already" ;;
     *) say "✅ Redis is ready ($SERVER_IS); end it with ./start_local.sh --stop" ;;
     esac
